@@ -1,0 +1,24 @@
+# make quickstart   which training sequences made this model say that? (README)
+# make test         the whole suite
+# make lint         format and lint, changes nothing
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN = .venv/bin/python
+
+.PHONY: quickstart test lint
+
+quickstart: .venv/installed
+	$(RUN) -m experiments.quickstart --config=configs/quickstart.py \
+	  --workdir=runs/quickstart
+
+test: .venv/installed
+	$(RUN) -m pytest -q --durations=10
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/installed: setup.py
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@

@@ -1,0 +1,46 @@
+"""Packaging. Why each dependency is there: docs/dependencies.md."""
+
+import pathlib
+
+import setuptools
+
+TEST = ['bm25s>=0.3,<0.4', 'pytest>=8', 'ruff>=0.15']
+
+setuptools.setup(
+  name='influence_jax',
+  version='0.1.0',
+  description='Influence functions with EK-FAC in JAX: which data made a '
+  'language model say this?',
+  long_description=pathlib.Path('README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(
+    include=['influence_jax', 'influence_jax.*', 'experiments', 'configs']
+  ),
+  package_data={
+    'influence_jax.report': ['*.j2'],
+    'configs': ['*.jsonl'],
+  },
+  install_requires=[
+    'absl-py>=2.1',
+    'array_record>=0.8',
+    'flax>=0.12,<0.13',
+    'importlib_resources>=6',
+    'jax>=0.10,<0.11',
+    'jinja2>=3.1',
+    'matplotlib>=3.9',
+    'ml_collections>=1.0,<2',
+    'numpy>=2,<3',
+    'optax>=0.2,<0.3',
+    'orbax-checkpoint>=0.12,<0.13',
+    'pyarrow>=18',
+    'rich>=13',
+    'scipy>=1.14',
+    'tensorflow-datasets>=4.9.10,<5',
+    'tensorstore>=0.1.80,<0.2',
+    'tokenizers>=0.23,<0.24',
+    'tqdm>=4.66',
+  ],
+  extras_require={'test': TEST, 'bench': ['bm25s>=0.3,<0.4']},
+)
