@@ -1,0 +1,1 @@
+"""Influence functions with EK-FAC in JAX: which data made a model say this?"""

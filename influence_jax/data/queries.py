@@ -1,0 +1,117 @@
+"""Queries: the completions whose log-probability is attributed.
+
+A file has one JSON object a line, of three strings:
+
+  {"id": "paris", "prompt": "The capital of France", "completion": " is Paris"}
+
+A query's row is [END] + prompt + completion, the two tokenized apart, with no
+END after them. The mask is 1 where the target is a token of the completion: f
+is the sum of the masked log-probabilities.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+
+from influence_jax import types
+from influence_jax.data import sequences
+from influence_jax.data import tokenizer as tokenizer_lib
+
+
+class Query(NamedTuple):
+  id: str
+  prompt: str  # may be empty
+  completion: str
+
+
+def read_queries(path: str | os.PathLike[str]) -> list[Query]:
+  """The queries of a JSON-lines file, in its order; blank lines are none.
+
+  Raises:
+    ValueError: names the file and line of what is wrong.
+  """
+  lines = pathlib.Path(path).read_text(encoding='utf-8-sig').split('\n')
+  queries = {}
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      query = _parse(line)
+      if query.id in queries:
+        raise ValueError(f'id {query.id!r} is used before: expected a new one')
+    except ValueError as error:
+      raise ValueError(f'{path}, line {number}: {error}') from error
+    queries[query.id] = query
+  if not queries:
+    raise ValueError(f'{path} holds no queries: expected one a line')
+  return list(queries.values())
+
+
+def query_batch(
+  queries: Sequence[Query],
+  tokenizer: tokenizers.Tokenizer,
+  max_len: int,
+  *,
+  buckets: Sequence[int] = (),
+) -> types.Batch:
+  """All queries as one batch of numpy arrays; ids are their places in the list.
+
+  Args:
+    queries: at least one.
+    tokenizer: from `data.tokenizer`.
+    max_len: the model's context: prompt and completion may have so many tokens.
+    buckets: T is the shortest of these and `max_len` that all queries fit.
+  """
+  end = tokenizer.token_to_id(tokenizer_lib.END)
+  prompts = tokenizer_lib.encode(tokenizer, [q.prompt for q in queries])
+  completions = tokenizer_lib.encode(tokenizer, [q.completion for q in queries])
+  pairs = list(zip(prompts, completions, strict=True))
+  for query, (prompt, completion) in zip(queries, pairs, strict=True):
+    _check(query, len(prompt), len(completion), max_len)
+  longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+  lengths = sequences.bucket_lengths(buckets, max_len)
+  shape = len(queries), next(n for n in lengths if n >= longest)
+  inputs_KxT, targets_KxT = np.zeros((2, *shape), np.int32)
+  mask_KxT = np.zeros(shape, np.float32)
+  for k, (prompt, completion) in enumerate(pairs):
+    row = [end, *prompt, *completion]
+    inputs_KxT[k, : len(row) - 1] = row[:-1]
+    targets_KxT[k, : len(row) - 1] = row[1:]
+    mask_KxT[k, len(prompt) : len(row) - 1] = 1
+  ids_K = np.arange(len(queries), dtype=np.int32)
+  return types.Batch(inputs_KxT, targets_KxT, mask_KxT, ids_K)
+
+
+def _parse(line: str) -> Query:
+  try:
+    fields = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise ValueError(f'not JSON: {error}') from error
+  if not isinstance(fields, dict):
+    raise ValueError(f'expected an object, got {line!r}')
+  for key in Query._fields:
+    if not isinstance(fields.get(key), str):
+      raise ValueError(f'expected a string {key!r}, got {fields.get(key)!r}')
+  if not fields['completion']:
+    raise ValueError(f'query {fields["id"]!r} has an empty completion')
+  if unknown := set(fields) - set(Query._fields):
+    raise ValueError(f'unknown keys {sorted(unknown)}')
+  return Query(**fields)
+
+
+def _check(query: Query, num_prompt: int, num_completion: int, max_len: int):
+  if not num_completion:
+    raise ValueError(
+      f'the completion of query {query.id!r} has no tokens: give it some text'
+    )
+  if num_prompt + num_completion > max_len:
+    raise ValueError(
+      f'query {query.id!r} has {num_prompt} tokens of prompt and '
+      f'{num_completion} of completion, expected at most {max_len} in all: '
+      'shorten the prompt or use a model of longer context'
+    )

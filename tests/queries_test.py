@@ -1,0 +1,136 @@
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from influence_jax.data import queries
+from influence_jax.data import tokenizer as tokenizer_lib
+
+TOKENIZER = tokenizer_lib.train(['the cat'] * 3, 280)
+CAT = queries.Query('cat', 'a ', 'the cat')
+NOTHING = queries.Query('nothing before', '', 'b')
+
+
+class ReadQueriesTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    directory = self.enter_context(tempfile.TemporaryDirectory())
+    self.path = pathlib.Path(directory) / 'queries.jsonl'
+
+  def read(self, *lines, newline='\n', encoding='utf-8'):
+    lines = [x if isinstance(x, str) else json.dumps(x) for x in lines]
+    self.path.write_bytes(newline.join(lines).encode(encoding))
+    return queries.read_queries(self.path)
+
+  @parameterized.parameters('\n', '\r\n')
+  def test_queries_come_back_in_the_order_of_the_file(self, newline):
+    written = [
+      queries.Query('z', 'Où est ', 'Paris\u2028😀'),
+      queries.Query('a', '', ' completion '),
+    ]
+    lines = [json.dumps(q._asdict(), ensure_ascii=False) for q in written]
+    read = self.read('', *lines, '  ', '', newline=newline)
+    self.assertEqual(read, written)
+    read = self.read(*lines, newline=newline, encoding='utf-8-sig')
+    self.assertEqual(read, written)
+
+  @parameterized.parameters(
+    ('{"id": "b", ', 'not JSON'),
+    ('["id"]', 'expected an object'),
+    ({'prompt': 'p', 'completion': 'c'}, "expected a string 'id', got None"),
+    ({'id': 'b', 'completion': 'c'}, "expected a string 'prompt', got None"),
+    ({'id': 'b', 'prompt': 'p'}, "expected a string 'completion', got None"),
+    ({'id': 1, 'prompt': 'p', 'completion': 'c'}, "'id', got 1"),
+    ({'id': 'b', 'prompt': 'p', 'completion': ''}, "'b' has an empty complet"),
+    ({'id': 'a', 'prompt': 'p', 'completion': 'c'}, "'a' is used before"),
+    (
+      {'id': 'b', 'prompt': 'p', 'completion': 'c', 'x': 1},
+      r"unknown keys \['x'\]",
+    ),
+  )
+  def test_a_bad_line_is_a_value_error_with_its_number(self, line, message):
+    good = {'id': 'a', 'prompt': 'p', 'completion': 'c'}
+    with self.assertRaisesRegex(ValueError, f'queries.jsonl.* 3: .*{message}'):
+      self.read(good, '', line)
+
+  def test_a_file_without_queries_is_a_value_error(self):
+    with self.assertRaisesRegex(ValueError, 'holds no queries'):
+      self.read('', ' ')
+
+
+class QueryBatchTest(parameterized.TestCase):
+  def test_mask_is_1_exactly_where_the_target_is_of_the_completion(self):
+    batch = queries.query_batch([CAT, NOTHING], TOKENIZER, 16)
+    a, space, b = (tokenizer_lib.encode(TOKENIZER, [x])[0][0] for x in 'a b')
+    the_cat = tokenizer_lib.encode(TOKENIZER, ['the cat'])[0]
+    self.assertLess(len(the_cat), 4)
+    masked = [
+      targets[mask == 1].tolist()
+      for targets, mask in zip(batch.targets, batch.mask, strict=True)
+    ]
+    self.assertEqual(masked, [the_cat, [b]])
+    self.assertEqual(
+      batch.inputs[0, : 2 + len(the_cat)].tolist(),
+      [0, a, space, *the_cat[:-1]],
+    )
+    self.assertEqual(batch.inputs[1, :1].tolist(), [0])
+    self.assertEqual(batch.mask.sum(axis=1).tolist(), [len(the_cat), 1])
+
+  def test_targets_are_inputs_shifted_by_one(self):
+    batch = queries.query_batch([CAT, NOTHING], TOKENIZER, 16)
+    np.testing.assert_array_equal(
+      batch.inputs[0, 1:][batch.mask[0, :-1] == 1][:-1],
+      batch.targets[0][batch.mask[0] == 1][:-1],
+    )
+
+  def test_prompt_and_completion_are_tokenized_apart(self):
+    apart = queries.Query('apart', 'the c', 'at')
+    batch = queries.query_batch([apart], TOKENIZER, 16)
+    prompt, completion = tokenizer_lib.encode(TOKENIZER, ['the c', 'at'])
+    joined = tokenizer_lib.encode(TOKENIZER, ['the cat'])[0]
+    self.assertNotEqual(prompt + completion, joined)
+    self.assertEqual(
+      batch.targets[0, : len(prompt + completion)].tolist(), prompt + completion
+    )
+
+  def test_text_of_the_end_token_in_a_prompt_is_text(self):
+    forged = queries.Query('forged', tokenizer_lib.END, 'b')
+    batch = queries.query_batch([forged], TOKENIZER, 32)
+    used = np.flatnonzero(batch.mask[0])[0]
+    self.assertNotIn(0, batch.targets[0, :used])
+    self.assertGreater(used, 5)
+
+  @parameterized.parameters((1, (4, 8), 4), (5, (4, 8), 8), (9, (4, 8), 16))
+  def test_t_is_the_shortest_bucket_that_fits(self, size, buckets, expected):
+    query = queries.Query('x', '', 'x' * size)
+    batch = queries.query_batch(
+      [NOTHING, query], TOKENIZER, 16, buckets=buckets
+    )
+    self.assertEqual(batch.inputs.shape, (2, expected))
+
+  def test_ids_are_the_places_in_the_list_and_dtypes_those_of_a_batch(self):
+    batch = queries.query_batch([NOTHING, CAT], TOKENIZER, 16)
+    self.assertEqual(batch.ids.tolist(), [0, 1])
+    self.assertEqual(
+      [array.dtype for array in batch], ['int32', 'int32', 'float32', 'int32']
+    )
+
+  def test_a_query_may_fill_the_context_and_no_more(self):
+    full = queries.Query('full', 'x' * 6, 'x' * 2)
+    batch = queries.query_batch([full], TOKENIZER, 8)
+    self.assertEqual(batch.mask.tolist(), [[0] * 6 + [1] * 2])
+    long = queries.Query('long', 'x' * 6, 'x' * 3)
+    message = "query 'long' has 6 tokens of prompt and 3 of .* at most 8 in all"
+    with self.assertRaisesRegex(ValueError, message):
+      queries.query_batch([full, long], TOKENIZER, 8)
+
+  def test_a_completion_without_tokens_is_a_value_error(self):
+    empty = queries.Query('empty', 'p', '')
+    with self.assertRaisesRegex(ValueError, "'empty' has no tokens"):
+      queries.query_batch([CAT, empty], TOKENIZER, 8)
+
+
+if __name__ == '__main__':
+  absltest.main()
