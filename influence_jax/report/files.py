@@ -1,0 +1,16 @@
+"""Files that are there whole or not at all."""
+
+import os
+import pathlib
+
+
+def write(path: str | os.PathLike, content: bytes) -> None:
+  """Writes beside `path`, then renames: a reader never sees half a file."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
+  try:
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+  finally:
+    unfinished.unlink(missing_ok=True)
