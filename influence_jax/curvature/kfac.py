@@ -1,0 +1,66 @@
+"""K-FAC: G = T A (x) S, positions taken as independent (Eq. 16, Sec. 3.1).
+
+A[I, I] and S[O, O] are means over positions of a a^T and ds ds^T. A sequence's
+gradient is a sum over its T positions, so the eigenvalues carry the mean number
+of positions a sequence: the paper's Eq. 16 is for one position a datum.
+"""
+
+import jax.numpy as jnp
+
+from influence_jax import linalg, types
+
+
+def make(eigh: str = 'float64') -> types.Curvature:
+  """`eigh`: 'float64' on the host, 'float32' on the device."""
+  return types.Curvature(
+    stages=(covariance_stage(eigh),),
+    eigenvalues=eigenvalues,
+    rotate=rotate,
+    unrotate=unrotate,
+  )
+
+
+def covariance_stage(eigh: str) -> types.Stage:
+  """Leaves Q_A, Q_S (eigenvectors in columns), L_A, L_S (eigenvalues, as found)
+
+  and the mean number of positions a sequence, T_mean ().
+  """
+
+  def finish(factors, sums, counts):
+    L_A, Q_A = linalg.psd_eigh(sums['A'] / counts.tokens, eigh)
+    L_S, Q_S = linalg.psd_eigh(sums['S'] / counts.tokens, eigh)
+    T_mean = (counts.tokens / counts.sequences).astype(L_A.dtype)
+    found = {'L_A': L_A, 'Q_A': Q_A, 'L_S': L_S, 'Q_S': Q_S, 'T_mean': T_mean}
+    return {**factors, **found}
+
+  return types.Stage('covariance', _init, _tap, finish)
+
+
+def rotate(factors, g_IxO):
+  return factors['Q_A'].T @ g_IxO @ factors['Q_S']
+
+
+def unrotate(factors, g_IxO):
+  return factors['Q_A'] @ g_IxO @ factors['Q_S'].T
+
+
+def eigenvalues(factors):
+  L_A, L_S = jnp.maximum(factors['L_A'], 0), jnp.maximum(factors['L_S'], 0)
+  return factors['T_mean'] * L_A[:, None] * L_S[None, :]
+
+
+def _init(layer):
+  return {
+    'A': jnp.zeros((layer.num_in, layer.num_in)),
+    'S': jnp.zeros((layer.num_out, layer.num_out)),
+  }
+
+
+def _tap(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+  del factors
+  a_BxTxI = a_BxTxI * mask_BxT[..., None]
+  ds_BxTxO = ds_BxTxO * mask_BxT[..., None]
+  return {
+    'A': jnp.einsum('bti,btj->ij', a_BxTxI, a_BxTxI),
+    'S': jnp.einsum('bto,btp->op', ds_BxTxO, ds_BxTxO),
+  }

@@ -1,0 +1,43 @@
+"""A multilayer perceptron for regression and classification."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+_ACTIVATIONS = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
+
+
+class MLP(nn.Module):
+  """Dense layers `dense_0`, `dense_1`, ...; the last one gives the outputs."""
+
+  widths: tuple[int, ...]  # hidden
+  activation: str
+  num_outputs: int
+  dtype: str  # of the computation
+
+  @nn.compact
+  def __call__(self, x_BxI: jax.Array) -> jax.Array:
+    param_dtype = jnp.promote_types(self.dtype, jnp.float32)
+    h = x_BxI
+    for i, width in enumerate((*self.widths, self.num_outputs)):
+      if i:
+        h = _ACTIVATIONS[self.activation](h)
+      h = nn.Dense(
+        width, dtype=self.dtype, param_dtype=param_dtype, name=f'dense_{i}'
+      )(h)
+    return h
+
+
+def make(
+  widths: Sequence[int],
+  num_outputs: int,
+  activation: str = 'tanh',
+  dtype: str = 'float32',
+) -> nn.Module:
+  """An MLP from features [B, I] to outputs [B, num_outputs]."""
+  if activation not in _ACTIVATIONS:
+    valid = list(_ACTIVATIONS)
+    raise ValueError(f'activation is {activation!r}; there are {valid}')
+  return MLP(tuple(widths), activation, num_outputs, dtype)
