@@ -1,0 +1,58 @@
+"""EK-FAC on a 3-layer LM trained on 10,033 Wikipedia leads; 10 queries.
+
+  python -m experiments.quickstart --config=configs/quickstart.py \
+    --workdir=runs/quickstart
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.data = dict(
+    name='wiki_leads',
+    data_dir='~/.cache/influence_jax/tfds',
+    vocab_size=8192,
+    max_len=256,
+    buckets=(64, 96, 128, 160, 192),
+  )
+  c.model = dict(
+    name='transformer',
+    vocab_size=8192,
+    width=96,
+    mlp_width=384,
+    num_heads=4,
+    num_layers=3,
+    max_len=256,
+    dtype='float32',
+    scan=False,
+    remat=False,
+  )
+  c.train = dict(
+    batch_tokens=1024,
+    num_epochs=2,
+    learning_rate=3e-3,
+    warmup_steps=100,
+    weight_decay=0.1,
+    clip_norm=1.0,
+    seed=0,
+    save_every=500,
+  )
+  c.layers = r'/mlp/'
+  c.curvature = dict(name='ekfac', eigh='float64')
+  c.fit = dict(
+    targets='model',
+    num_sequences=3000,
+    batch_tokens=1024,
+    seed=0,
+    save_every=100,
+  )
+  c.damping = dict(relative=0.1, absolute=None)
+  c.score = dict(
+    queries='configs/quickstart_queries.jsonl',
+    batch_tokens=1024,
+    chunk=1024,
+    num_top=20,
+  )
+  c.report = dict(num_shown=3)
+  return c

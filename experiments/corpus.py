@@ -1,0 +1,96 @@
+"""The corpus of a config: documents, tokenizer and sequences, made once.
+
+A corpus is a module of influence_jax.data (or a dotted path of your own) with
+`load(data_dir) -> source` and `documents(source) -> iterator of dicts` (id,
+text, title, topic; all str but the id), where source[n] is the document n.
+"""
+
+import importlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tokenizers
+from absl import logging
+from ml_collections import ConfigDict
+
+from influence_jax import store
+from influence_jax.data import sequences as sequences_lib
+from influence_jax.data import tokenizer as tokenizer_lib
+
+
+class Corpus(NamedTuple):
+  sequences: sequences_lib.Sequences
+  tokenizer: tokenizers.Tokenizer
+  document: Callable[[int], dict]  # by id
+
+
+def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
+  """What `config` (the section data) describes, kept in `workdir`.
+
+  Writes corpus.json, tokenizer.json and sequences/; what is there already is
+  checked and used.
+
+  Raises:
+    ValueError: the workdir's corpus is of another config.
+  """
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  _claim(workdir / 'corpus.json', config.to_dict())
+  module = _find(config.name)
+  source = module.load(pathlib.Path(config.data_dir).expanduser())
+  tokenizer = _tokenizer(workdir / 'tokenizer.json', config, module, source)
+  try:
+    sequences = sequences_lib.open(
+      workdir / 'sequences', tokenizer.get_vocab_size()
+    )
+  except ValueError as error:
+    logging.info('%s', error)
+    sequences = sequences_lib.build(
+      module.documents(source),
+      tokenizer,
+      config.max_len,
+      workdir / 'sequences',
+      buckets=config.buckets,
+    )
+
+  def document(number: int) -> dict:
+    fields = source[number]
+    return {
+      name: value.decode() if isinstance(value, bytes) else value
+      for name, value in fields.items()
+    }
+
+  return Corpus(sequences, tokenizer, document)
+
+
+def _claim(path: pathlib.Path, config: dict) -> None:
+  """The first config to use a workdir is the only one."""
+  if path.exists():
+    theirs = {'data': store.read_json(path)}
+    store.check(theirs, {'data': config}, f'the corpus in {path.parent}')
+  else:
+    store.write_json(path, config)
+
+
+def _find(name: str):
+  path = name if '.' in name else f'influence_jax.data.{name}'
+  try:
+    return importlib.import_module(path)
+  except ModuleNotFoundError as error:
+    if not path.startswith(error.name or '-'):
+      raise
+    raise ValueError(
+      f'config.data.name is {name!r}: no module {path}; expected a module of '
+      'influence_jax.data, as wiki_leads, or the dotted path of your own'
+    ) from error
+
+
+def _tokenizer(path, config, module, source) -> tokenizers.Tokenizer:
+  if path.exists():
+    return tokenizer_lib.load(path)
+  texts = (document['text'] for document in module.documents(source))
+  tokenizer = tokenizer_lib.train(texts, config.vocab_size)
+  tokenizer_lib.save(tokenizer, path)
+  return tokenizer

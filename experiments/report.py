@@ -1,0 +1,76 @@
+"""Shows what a scoring run found: tables, figures and report.html.
+
+  python -m experiments.report --config=configs/quickstart.py \
+    --workdir=runs/quickstart
+
+Reads WORKDIR/scores; prints the top sequences of each query; writes report.html
+and figures/*.png. Sections read: score, report.
+"""
+
+import json
+import os
+import pathlib
+
+import rich
+from ml_collections import ConfigDict
+
+from experiments import common, top_table
+from influence_jax import score_store, store
+from influence_jax.report import figures, html, records
+from influence_jax.report import table as table_lib
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+  workdir = pathlib.Path(workdir)
+  folder = workdir / 'scores'
+  if not (folder / 'top.parquet').exists():
+    raise ValueError(f'no finished scores in {folder}: run experiments.score')
+  queries = store.read_json(folder / 'queries.json')
+  rows, layers = top_table.read(folder / 'top.parquet')
+  scores_KxN = score_store.open(folder / 'scores.zarr').read()
+  names = [query['id'] for query in queries]
+  drawn = {
+    'tail': figures.tail(scores_KxN, names),
+    'coverage': figures.coverage(scores_KxN, names),
+    'layers': figures.layers(records.layer_scores(rows), layers),
+    'training': figures.training_curve(*_losses(workdir / 'metrics.jsonl')),
+  }
+  for name, figure in drawn.items():
+    figures.save(figure, workdir / 'figures' / f'{name}.png')
+  captions = {
+    'tail': 'How many sequences matter: share of positive scores at least x',
+    'coverage': 'Share of all positive influence in the top sequences',
+    'layers': 'Influence by layer, over the top sequences',
+    'training': 'Training loss',
+  }
+  html.write(
+    workdir / 'report.html',
+    queries,
+    rows,
+    layers,
+    _summary(workdir, scores_KxN.shape),
+    {captions[name]: figure for name, figure in drawn.items()},
+  )
+  rich.print(table_lib.render(queries, rows, num=config.report.num_shown))
+  rich.print(f'report: {workdir / "report.html"}')
+
+
+def _losses(path: pathlib.Path) -> tuple[list[int], list[float]]:
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  return [x['step'] for x in lines], [x['loss'] for x in lines]
+
+
+def _summary(workdir: pathlib.Path, shape: tuple[int, int]) -> dict:
+  manifest = store.read_json(workdir / 'scores' / 'manifest.json')
+  health = store.read_json(workdir / 'factor_health.json')
+  return {
+    'queries': shape[0],
+    'training sequences': shape[1],
+    'commit': manifest['commit'],
+    'damping by layer': {x['layer']: x['damping'] for x in health},
+    'config': json.dumps(store.read_json(workdir / 'config.json')),
+  }
+
+
+if __name__ == '__main__':
+  common.main(run)

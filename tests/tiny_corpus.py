@@ -1,0 +1,23 @@
+"""A corpus of 60 made-up documents, in the form of influence_jax.data."""
+
+import numpy as np
+
+_WORDS = 'the cat dog sat on a mat ran to from red blue house tree and'.split()
+
+
+def load(data_dir):
+  del data_dir
+  rng = np.random.default_rng(0)
+  return [
+    {
+      'id': n,
+      'title': f'story {n}',
+      'topic': 'tales',
+      'text': ' '.join(rng.choice(_WORDS, rng.integers(10, 40))),
+    }
+    for n in range(60)
+  ]
+
+
+def documents(source):
+  yield from source
