@@ -5,6 +5,10 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN = .venv/bin/python
 
+# Large arrays in huge pages: where glibc >= 2.35 and the kernel's setting is
+# madvise or always, training steps on a CPU take about half the time.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: quickstart test lint
 
 quickstart: .venv/installed

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     data_dir='~/.cache/influence_jax/tfds',
     vocab_size=8192,
     max_len=256,
-    buckets=(64, 96, 128, 160, 192),
+    buckets=(80, 128, 176),
   )
   c.model = dict(
     name='transformer',

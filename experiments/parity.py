@@ -11,6 +11,7 @@ query's loss, its gradients are O x I, and its K-FAC is per position (our
 eigenvalues are T times larger, our scores T times smaller). Seconds on a CPU.
 """
 
+import functools
 import pathlib
 import re
 
@@ -75,57 +76,58 @@ def compute(
     types.Batch(*(x[i : i + _BATCH] for x in train))
     for i in range(0, len(train.ids), _BATCH)
   ]
-  result = {}
+  g_KxIxO = jax.jit(functools.partial(gradients.layer_gradients, model))(
+    params, queries
+  )
+  score, result = jax.jit(functools.partial(_score, model)), {}
   for name in strategies:
     approximation = curvature.make(name)
-    state = fit.fit(
+    factors = fit.fit(
       approximation, model, params, len(batches), batches.__getitem__,
       jax.random.key(0), mesh=sharding.make_mesh(data=1), targets=targets,
+    ).factors  # fmt: skip
+    own_scale = {'relative': None, 'absolute': 0.0}  # the reference's: G itself
+    damping = influence.damping_of(
+      approximation, model.layers, factors,
+      **(own_scale if name == 'identity' else {}),
     )  # fmt: skip
-    scores = _scores(name, model, params, state.factors, batches, queries)
-    result |= {f'{name}.{key}': value for key, value in scores.items()}
+    solved = influence.precondition(
+      approximation, model.layers, factors, g_KxIxO, damping
+    )
+    truncated = lowrank.truncate(solved, _RANK)
+    own = jax.jit(
+      functools.partial(influence.self_influence, approximation, model)
+    )
+    parts = []
+    for batch in batches:
+      part = score(params, solved, truncated, batch)
+      self_B = attribution.total(
+        own(params, factors, damping, batch), model.layers
+      )
+      parts.append(jax.device_get({**part, 'self': self_B}))
+    # The reference's K-FAC is per position, this project's per sequence.
+    scale = queries.mask.shape[1] if name == 'kfac' else 1
+    for key in parts[0]:
+      axis = {'self': 0, 'pairwise_modules': 2}.get(key, 1)  # of sequences
+      whole = np.concatenate([part[key] for part in parts], axis)
+      result[f'{name}.{key}'] = scale * whole
     if name == 'ekfac':
-      result |= _factors(model.layers, state.factors)
+      result |= _factors(model.layers, factors)
   return result
 
 
-def _scores(name, model, params, factors, batches, queries):
-  approximation, layers = curvature.make(name), model.layers
-  own_scale = {'relative': None, 'absolute': 0.0}  # the reference's: G itself
-  damping = influence.damping_of(
-    approximation, layers, factors, **(own_scale if name == 'identity' else {})
-  )
-  g_KxIxO = gradients.layer_gradients(model, params, queries)
-  solved = influence.precondition(
-    approximation, layers, factors, g_KxIxO, damping
-  )
+def _score(model, params, solved, truncated, batch) -> dict[str, jax.Array]:
+  """One batch's scores under the reference's names."""
+  full = influence.pairwise(model, params, solved, batch)
+  low = lowrank.pairwise(model, params, truncated, batch)
   first = {path: x[..., :_NUM_TOKENWISE, :, :] for path, x in solved.items()}
-  truncated = lowrank.truncate(solved, _RANK)
-
-  @jax.jit
-  def score(params, batch):
-    full = influence.pairwise(model, params, solved, batch)
-    low = lowrank.pairwise(model, params, truncated, batch)
-    own = influence.self_influence(
-      approximation, model, params, factors, damping, batch
-    )
-    tokens_BxTxK = attribution.tokenwise(model, params, first, batch)
-    by_layer = attribution.by_layer(full, layers)
-    return {
-      'pairwise': attribution.total(full, layers).T,
-      'pairwise_modules': jnp.stack([*by_layer.values()]).mT,
-      f'pairwise_lr{_RANK}_fullsvd': attribution.total(low, layers).T,
-      'self': attribution.total(own, layers),
-      'pairwise_tokens': jnp.moveaxis(tokens_BxTxK, -1, 0),
-    }
-
-  parts = [jax.device_get(score(params, batch)) for batch in batches]
-  axes = {'self': 0, 'pairwise_modules': 2}  # of sequences; else 1
-  # The reference's K-FAC is per position, this project's per sequence.
-  scale = queries.mask.shape[1] if name == 'kfac' else 1
+  tokens_BxTxK = attribution.tokenwise(model, params, first, batch)
+  by_layer = attribution.by_layer(full, model.layers)
   return {
-    key: scale * np.concatenate([part[key] for part in parts], axes.get(key, 1))
-    for key in parts[0]
+    'pairwise': attribution.total(full, model.layers).T,
+    'pairwise_modules': jnp.stack([*by_layer.values()]).mT,
+    f'pairwise_lr{_RANK}_fullsvd': attribution.total(low, model.layers).T,
+    'pairwise_tokens': jnp.moveaxis(tokens_BxTxK, -1, 0),
   }
 
 

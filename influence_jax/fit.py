@@ -103,8 +103,8 @@ def make_step(
 ) -> Callable:
   """Jitted (params, factors, rng, batch, counts, sums) ->
 
-  (counts, sums, {'loss' or path: [P, *stack] was it finite}, [P] loss of the
-  batch in nats). Donates counts and sums.
+  (counts, sums, {'loss' or path: [P, *stack] are loss or sums finite}, [P] loss
+  of the batch in nats). Donates counts and sums.
   """
 
   def add_batch(params, factors, rng, batch, counts, sums):
@@ -120,12 +120,12 @@ def make_step(
     addend, loss = taps.layer_stats(
       loss_fn, params, model.layers, stage.tap, sums, factors, batch.mask
     )
+    sums = jax.tree.map(jnp.add, sums, addend)
     finite = {
-      path: _all_finite(addend[path], len(layer.stack))
+      path: _all_finite(sums[path], len(layer.stack))
       for path, layer in model.layers.items()
     }
     finite['loss'] = jnp.isfinite(loss)
-    sums = jax.tree.map(jnp.add, sums, addend)
     counts = jax.tree.map(jnp.add, counts, count(batch.mask))
     return counts, sums, finite, loss
 
@@ -172,6 +172,8 @@ def finish_stage(
   def finish_slice(path, at):
     cut = functools.partial(jax.tree.map, lambda x: x[at])
     try:
+      if not all(np.isfinite(x).all() for x in cut(sums[path]).values()):
+        raise ValueError('sums are not finite')
       return stage.finish(cut(state.factors[path]), cut(sums[path]), counts)
     except ValueError as e:
       raise ValueError(f'layer {path}{list(at)}, {stage.name}: {e}') from e
@@ -188,7 +190,9 @@ def finish_stage(
 
 def _run_stage(step, state, get_batch, rng, mesh, bar, save, save_every):
   split = NamedSharding(mesh, PartitionSpec('data'))
-  counts, sums = jax.device_put((state.counts, state.sums), split)
+  counts, sums = jax.device_put(  # a copy: the step donates what it is given
+    (state.counts, state.sums), split, may_alias=False
+  )
   waiting = None  # the batch under way while the next one is dispatched
   for cursor in bar:
     batch = get_batch(cursor)

@@ -102,10 +102,12 @@ def self_influence(
     del mask_BxT
     g_BxIxO = jnp.einsum('bti,bto->bio', a_BxTxI, ds_BxTxO)
     damped_IxO = _damped(curvature, given['factors'], given['damping'])
-    rotated_BxIxO = jax.vmap(curvature.rotate, (None, 0))(
-      given['factors'], g_BxIxO
-    )
-    return {'self': (rotated_BxIxO**2 / damped_IxO).sum((1, 2))}
+
+    def one(g_IxO):
+      rotated_IxO = curvature.rotate(given['factors'], g_IxO)
+      return (rotated_IxO**2 / damped_IxO).sum()
+
+    return {'self': jax.vmap(one)(g_BxIxO)}
 
   given = {
     path: {'factors': factors[path], 'damping': damping[path]}

@@ -104,7 +104,7 @@ def zeros(layers: dict, init: Callable) -> dict[str, types.Stats]:
 
 
 def over_stack(layer: types.Layer, fn: Callable) -> Callable:
-  """`fn` of one layer's arrays, mapped over its stack axes, if there are any."""
+  """`fn` of one layer's arrays, mapped over its stack axes if it has any."""
   for _ in layer.stack:
     fn = jax.vmap(fn)
   return fn
@@ -248,7 +248,7 @@ def _num_input_axes(module, x) -> int | None:
 
 
 def _count_uses(jaxpr, uses, loops, num_axes):
-  """Counts applications of a kernel; loops and vmaps that share one are many."""
+  """Counts applications of a kernel; a loop or vmap that shares it is many."""
   names = {_use_name(path): path for path in uses}
   for eqn in jaxpr.eqns:
     path = names.get(eqn.params.get('name'))

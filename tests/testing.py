@@ -5,13 +5,16 @@ numpy; they share no code with taps or curvature.
 """
 
 import functools
+import re
+from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from influence_jax import losses, sharding, taps, types
+from influence_jax import fit, losses, sharding, taps, types
 from influence_jax.models import transformer as transformer_lib
 
 VOCAB = 7
@@ -63,6 +66,83 @@ def batch(num_rows: int = 6, length: int = 8, seed: int = 0) -> types.Batch:
   )
 
 
+class Deep(nn.Module):
+  """Four dense layers, two of them a stack, and a causal mean of positions."""
+
+  scan: bool
+
+  @nn.compact
+  def __call__(self, x_BxTxI):
+    h_BxTxD = nn.Dense(4, name='first', param_dtype=float)(x_BxTxI)
+    if self.scan:
+      scanned = nn.scan(
+        _Mix, {'params': 0}, split_rngs={'params': True}, length=2
+      )
+      h_BxTxD, _ = scanned(name='blocks')(h_BxTxD)
+    else:
+      for i in range(2):
+        h_BxTxD, _ = _Mix(name=f'blocks_{i}')(h_BxTxD)
+    return nn.Dense(3, use_bias=False, name='last', param_dtype=float)(h_BxTxD)
+
+
+class _Mix(nn.Module):
+  @nn.compact
+  def __call__(self, h_BxTxD):
+    past_TxT = np.tril(np.ones((h_BxTxD.shape[1],) * 2))
+    past_TxT /= past_TxT.sum(1, keepdims=True)
+    h_BxTxD = jnp.einsum('ts,bsd->btd', past_TxT, jnp.tanh(h_BxTxD))
+    return nn.Dense(4, name='mix', param_dtype=float)(h_BxTxD), None
+
+
+@functools.cache
+def deep(scan: bool = False) -> tuple[types.Model, types.PyTree]:
+  """`Deep` with a softmax of three classes: compiles in a fraction of the time
+
+  of a transformer, with all that is awkward but attention.
+  """
+  inputs = jax.ShapeDtypeStruct((1, 2, 5), float)
+  model, params = model_of(Deep(scan=False), inputs)
+  if not scan:
+    return model, params
+  params = transformer_lib.stack_params(params)
+  net = Deep(scan=True)
+
+  def apply_fn(params, inputs):
+    return net.apply({'params': params}, inputs)
+
+  found = taps.find_layers(apply_fn, params, inputs, '')
+  return model._replace(apply_fn=apply_fn, layers=found.layers), params
+
+
+def deep_batch(num_rows: int = 6, length: int = 5, seed: int = 0):
+  """Rows of 2 to `length` positions for `deep`; noise stands in the padding."""
+  rng = np.random.default_rng(seed)
+  lengths = rng.integers(2, length + 1, num_rows)
+  mask = np.arange(length) < lengths[:, None]
+  return types.Batch(
+    inputs=rng.normal(size=(num_rows, length, 5)),
+    targets=rng.integers(0, 3, (num_rows, length)).astype(np.int32),
+    mask=mask.astype(np.float64),
+    ids=np.arange(num_rows, dtype=np.int32),
+  )
+
+
+def model_of(
+  net: nn.Module,
+  inputs,
+  loss: losses.Loss = losses.softmax_cross_entropy,
+  pattern: str = '',
+) -> tuple[types.Model, types.PyTree]:
+  """The model of a flax module, and random parameters of it."""
+
+  def apply_fn(params, inputs):
+    return net.apply({'params': params}, inputs)
+
+  shapes = jax.eval_shape(net.init, jax.random.key(0), inputs)['params']
+  found = taps.find_layers(apply_fn, shapes, inputs, pattern)
+  return types.Model(apply_fn, loss, found.layers), _random_like(shapes)
+
+
 def rows(batch: types.Batch, at) -> types.Batch:
   return types.Batch(*(x[at] for x in batch))
 
@@ -76,6 +156,17 @@ def loop_gradients(model, params, batch) -> dict[str, np.ndarray]:
 
   A stack is taken apart: 'blocks/mlp/fc_in' becomes 'blocks/mlp/fc_in[0]', ...
   """
+  per_row = row_gradients(model, params, batch)
+  found = {}
+  for path, layer in model.layers.items():
+    for at in np.ndindex(*layer.stack):
+      name = path + ''.join(f'[{i}]' for i in at)
+      found[name] = np.stack([_matrix(g, layer, at) for g in per_row])
+  return found
+
+
+def row_gradients(model, params, batch) -> list[types.PyTree]:
+  """The gradient of each sequence's loss: one jax.grad a sequence."""
 
   @jax.jit
   def grad_of(params, row):
@@ -86,16 +177,10 @@ def loop_gradients(model, params, batch) -> dict[str, np.ndarray]:
 
     return jax.grad(loss_fn)(params)
 
-  per_row = [
+  return [
     grad_of(params, types.Batch(*(x[n] for x in batch)))
     for n in range(len(batch.inputs))
   ]
-  found = {}
-  for path, layer in model.layers.items():
-    for at in np.ndindex(*layer.stack):
-      name = path + ''.join(f'[{i}]' for i in at)
-      found[name] = np.stack([_matrix(g, layer, at) for g in per_row])
-  return found
 
 
 def explicit_arrays(model, params, batch) -> dict[str, tuple]:
@@ -103,8 +188,6 @@ def explicit_arrays(model, params, batch) -> dict[str, tuple]:
 
   Layer outputs get zero arrays added, whose gradients are ds; inputs are noted.
   """
-  import flax.linen as nn
-
   noted = {}
 
   def forward(bumps):
@@ -145,6 +228,82 @@ def split_stacks(model, per_path: dict) -> dict[str, np.ndarray]:
   }
 
 
+def unrolled_names(per_name: dict) -> dict:
+  """'blocks/mlp/fc_in[0]' is called 'blocks_0/mlp/fc_in'; others as before."""
+  return {
+    re.sub(r'^blocks/(.*)\[(\d+)\]$', r'blocks_\2/\1', name): x
+    for name, x in per_name.items()
+  }
+
+
+def factors_of(
+  curvature: types.Curvature, layers: dict, arrays: dict, mask
+) -> dict[str, types.Factors]:
+  """What the curvature's stages make of {path: (a, ds)}, stack axes in front.
+
+  No model and no pass over data: for tests of what is done with factors.
+  """
+  counts = types.Counts(
+    jnp.asarray(float(mask.any(1).sum())), jnp.asarray(float(mask.sum()))
+  )
+
+  def of_slice(a_BxTxI, ds_BxTxO):
+    factors = {}
+    for stage in curvature.stages:
+      sums = jax.jit(stage.tap)(a_BxTxI, ds_BxTxO, mask, factors)
+      factors = stage.finish(factors, sums, counts)
+    return factors
+
+  found = {}
+  for path, layer in layers.items():
+    a, ds = arrays[path]
+    slices = [of_slice(a[at], ds[at]) for at in np.ndindex(*layer.stack)]
+    found[path] = jax.tree.map(
+      lambda *x, stack=layer.stack: np.stack(x).reshape((*stack, *x[0].shape)),
+      *slices,
+    )
+  return found
+
+
+def random_arrays(layers: dict, num_rows: int = 8, length: int = 3):
+  """({path: (a, ds)} with stack axes in front, mask): sequences that are long
+
+  and short; `ds` is 0 and `a` noise in the padding.
+  """
+  rng = np.random.default_rng(5)
+  mask = np.arange(length) < rng.integers(1, length + 1, num_rows)[:, None]
+  arrays = {}
+  for path, layer in layers.items():
+    shape = (*layer.stack, num_rows, length)
+    a = rng.normal(size=(*shape, layer.num_in))
+    if layer.has_bias:
+      a[..., -1] = 1
+    ds = rng.normal(size=(*shape, layer.num_out)) * mask[..., None]
+    arrays[path] = a, ds
+  return arrays, mask.astype(float)
+
+
+def independent_positions() -> tuple[dict, dict, np.ndarray]:
+  """(layers, arrays, mask) where K-FAC is exact: 12 sequences of one position
+
+  and 144 of two, each position any of 3 inputs with any of 4 gradients, whose
+  signs make positions uncorrelated.
+  """
+  rng = np.random.default_rng(7)
+  inputs, half = rng.normal(size=(3, 3)), rng.normal(size=(2, 2))
+  signed = np.concatenate([half, -half])
+  one = np.array([*np.ndindex(3, 4)])  # [12, 2]: which input, which gradient
+  first, second = np.divmod(np.arange(144), 12)
+  which = np.concatenate(
+    [np.stack([one, one[::-1]], 1), np.stack([one[first], one[second]], 1)]
+  )
+  mask = np.ones((156, 2))
+  mask[:12, 1] = 0
+  a, ds = inputs[which[..., 0]], signed[which[..., 1]] * mask[..., None]
+  layers = {'dense': types.Layer('dense', 3, 2, False)}
+  return layers, {'dense': (a, ds)}, mask
+
+
 def assert_near(test, got, wanted, rtol=1e-9, what=''):
   """max |difference| <= rtol max |wanted|: free of scale, strict at zero."""
   got, wanted = np.asarray(got), np.asarray(wanted)
@@ -178,3 +337,37 @@ def _random_like(shapes):
   return jax.tree.map(
     lambda x, like: jnp.asarray(x, like.dtype), random, shapes
   )
+
+
+def fitted(
+  curvature: types.Curvature,
+  model: types.Model,
+  params: types.PyTree,
+  batches: list[types.Batch],
+  *,
+  targets: str = 'data',
+  devices: int = 1,
+  **ways,
+) -> fit.FitState:
+  """The state that `fit.fit` makes of a list of batches."""
+  return fit.fit(
+    curvature, model, params, len(batches), batches.__getitem__,
+    jax.random.key(0), mesh=mesh(devices), targets=targets, quiet=True, **ways,
+  )  # fmt: skip
+
+
+def steps_made_once():
+  """A patch of `fit`: fits of one model share their compiled steps.
+
+  A step hangs on the model, a stage's tap, the mesh and the targets alone.
+  """
+  make_step, made = fit.make_step, {}
+
+  def once(model, stage, mesh, targets):
+    layers = tuple(model.layers.items())
+    key = (model.apply_fn, model.loss, layers, stage.tap, mesh, targets)
+    if key not in made:
+      made[key] = make_step(model, stage, mesh, targets)
+    return made[key]
+
+  return mock.patch.object(fit, 'make_step', once)
