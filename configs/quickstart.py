@@ -19,9 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.model = dict(
     name='transformer',
     vocab_size=8192,
-    width=96,
-    mlp_width=384,
-    num_heads=4,
+    width=64,
+    mlp_width=256,
+    num_heads=2,
     num_layers=3,
     max_len=256,
     dtype='float32',
@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.curvature = dict(name='ekfac', eigh='float64')
   c.fit = dict(
     targets='model',
-    num_sequences=3000,
+    num_sequences=2000,
     batch_tokens=1024,
     seed=0,
     save_every=100,

@@ -19,13 +19,13 @@ def by_layer(
   """
   return {
     name: jax.tree.map(lambda x, at=at: x[at], values[path])
-    for name, path, at in _slices(layers)
+    for name, path, at in slices(layers)
   }
 
 
 def layer_names(layers: dict[str, types.Layer]) -> list[str]:
   """The keys of `by_layer`."""
-  return [name for name, _, _ in _slices(layers)]
+  return [name for name, _, _ in slices(layers)]
 
 
 def total(scores: dict[str, jax.Array], layers: dict) -> jax.Array:
@@ -69,7 +69,7 @@ def _tokenwise_rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
   return {'scores': jnp.moveaxis(scores_KxBxT, 0, -1)}
 
 
-def _slices(layers) -> list[tuple[str, str, tuple[int, ...]]]:
+def slices(layers) -> list[tuple[str, str, tuple[int, ...]]]:
   """(name, path, index in the stack); layers of one stack turn by turn."""
   runs = itertools.groupby(layers.values(), key=lambda layer: layer.stack)
   return [

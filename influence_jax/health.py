@@ -25,8 +25,13 @@ def health(
   records = []
   slices = attribution.by_layer(factors, layers)
   dampings = attribution.by_layer(damping, layers)
+  shapes = {
+    name: (layers[path].num_in, layers[path].num_out)
+    for name, path, _ in attribution.slices(layers)
+  }
   for name, one in slices.items():
     eigenvalues = np.asarray(curvature.eigenvalues(one), np.float64)
+    eigenvalues = np.broadcast_to(eigenvalues, shapes[name])
     d = float(dampings[name])
     record = {
       'layer': name,

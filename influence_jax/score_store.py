@@ -46,7 +46,15 @@ class ScoreStore:
         f'{scores_KxC[k, c]}, expected a finite number: look at its loss, or '
         'raise the damping'
       )
+    num_queries, num_sequences = self._array.shape
     stop = start + scores_KxC.shape[1]
+    if (
+      len(scores_KxC) != num_queries or not 0 <= start <= stop <= num_sequences
+    ):
+      raise ValueError(
+        f'scores of shape {scores_KxC.shape} from sequence {start} on do not '
+        f'fit in {num_queries} queries x {num_sequences} sequences'
+      )
     for number in range(start // self._chunk, -(-stop // self._chunk)):
       at = self.columns(number)
       low, high = max(start, at.start), min(stop, at.stop)

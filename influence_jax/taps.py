@@ -195,7 +195,8 @@ def _interceptor(layers, rule, mask_BxT, reached):
       return y
     reached.add(path)
     factors = context.module.get_variable('params', _FACTORS)
-    return _tap(rule, layers[path], y, slot, args[0], factors, mask_BxT)
+    x = args[0] if args else kwargs['inputs']
+    return _tap(rule, layers[path], y, slot, x, factors, mask_BxT)
 
   return intercept
 
@@ -221,8 +222,11 @@ def _trace(apply_fn, params, inputs):
     if not _is_dense_call(context):
       return y
     module, path = context.module, '/'.join(context.module.path)
+    if not path:
+      raise ValueError('the model is one dense layer: put it in a module')
     shape = module.get_variable('params', 'kernel').shape
-    num_inputs = _num_input_axes(module, args[0])
+    x = args[0] if args else kwargs['inputs']
+    num_inputs = _num_input_axes(module, x)
     seen[path] = (shape, num_inputs, module.use_bias, y.ndim)
     return checkpoint_name(y, _use_name(path))
 
