@@ -176,7 +176,8 @@ def finish_stage(
         raise ValueError('sums are not finite')
       return stage.finish(cut(state.factors[path]), cut(sums[path]), counts)
     except ValueError as e:
-      raise ValueError(f'layer {path}{list(at)}, {stage.name}: {e}') from e
+      place = f'layer {path}{list(at) or ""}, {stage.name}'
+      raise ValueError(f'{place}: {e}') from e
 
   factors = {}
   for path, layer in layers.items():

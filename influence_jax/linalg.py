@@ -20,8 +20,7 @@ def psd_eigh(
   Raises:
     ValueError: an entry is not finite (LAPACK would return garbage in silence).
   """
-  if precision not in PRECISIONS:
-    raise ValueError(f'eigh must be one of {PRECISIONS}, got {precision!r}')
+  check_precision(precision)
   if not np.isfinite(matrix_IxI).all():
     raise ValueError('a covariance has non-finite entries')
   if precision == 'float32':
@@ -31,6 +30,12 @@ def psd_eigh(
   return jnp.asarray(L_I, matrix_IxI.dtype), jnp.asarray(
     Q_IxI, matrix_IxI.dtype
   )
+
+
+def check_precision(precision: str) -> None:
+  """ValueError unless `psd_eigh` knows it: ask before a pass over the data."""
+  if precision not in PRECISIONS:
+    raise ValueError(f'eigh must be one of {PRECISIONS}, got {precision!r}')
 
 
 def sum_of_squares(

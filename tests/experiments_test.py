@@ -25,28 +25,7 @@ from experiments import (
   trained,
 )
 from influence_jax import fit, score_store, store, training
-
-
-def tiny(directory: pathlib.Path) -> ml_collections.ConfigDict:
-  """The quickstart's config, small enough for seconds."""
-  c = retrieval_config.get_config()
-  c.data.name = 'tests.tiny_corpus'
-  c.data.update(vocab_size=300, max_len=32, buckets=(16,))
-  c.model.update(
-    vocab_size=300, width=8, mlp_width=16, num_heads=2, num_layers=2,
-    max_len=32, scan=True,
-  )  # fmt: skip
-  c.train.update(batch_tokens=256, num_epochs=1, warmup_steps=2, save_every=2)
-  c.fit.update(num_sequences=40, batch_tokens=256, save_every=2)
-  c.score.update(batch_tokens=256, chunk=16, num_top=3)
-  c.retrieval.queries.update(num=4, prompt_words=3, completion_words=4)
-  c.score.queries = str(directory / 'queries.jsonl')
-  lines = [
-    {'id': 'cat', 'prompt': 'the cat', 'completion': ' sat on a mat'},
-    {'id': 'dog', 'prompt': '', 'completion': ' red house'},
-  ]
-  pathlib.Path(c.score.queries).write_text('\n'.join(map(json.dumps, lines)))
-  return c
+from tests import tiny_config
 
 
 class ExperimentsTest(absltest.TestCase):
@@ -56,7 +35,7 @@ class ExperimentsTest(absltest.TestCase):
     cls.directory = pathlib.Path(
       cls.enterClassContext(tempfile.TemporaryDirectory())
     )
-    cls.config = tiny(cls.directory)
+    cls.config = tiny_config.get_config()
     cls.whole = cls.directory / 'whole'
     quickstart.run(cls.config, cls.whole)
 

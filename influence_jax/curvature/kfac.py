@@ -25,6 +25,7 @@ def covariance_stage(eigh: str) -> types.Stage:
 
   and the mean number of positions a sequence, T_mean ().
   """
+  linalg.check_precision(eigh)
 
   def finish(factors, sums, counts):
     L_A, Q_A = linalg.psd_eigh(sums['A'] / counts.tokens, eigh)
