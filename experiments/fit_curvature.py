@@ -17,7 +17,7 @@ import jax
 import rich
 from absl import logging
 from ml_collections import ConfigDict
-from rich import table
+from rich import box, table
 
 from experiments import common, trained
 from influence_jax import (
@@ -132,14 +132,16 @@ def restore(
 
 
 def _health_table(records: list[dict]) -> table.Table:
-  view = table.Table(title='factor health', title_justify='left')
+  view = table.Table(
+    title='factor health', title_justify='left', box=box.SIMPLE_HEAD
+  )
   short = {'condition': 'cond.', 'effective_rank': 'rank', 'kfac_gap': 'gap'}
   for key in records[0]:
     justify = 'left' if key == 'layer' else 'right'
     view.add_column(short.get(key, key), justify=justify, no_wrap=True)
   for record in records:
     view.add_row(
-      *[x if isinstance(x, str) else f'{x:.3g}' for x in record.values()]
+      *[x if isinstance(x, str) else f'{x:.2g}' for x in record.values()]
     )
   return view
 

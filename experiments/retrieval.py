@@ -7,8 +7,8 @@ Cuts a prompt and a completion out of articles that the model was trained on,
 ranks all articles for each by EK-FAC, K-FAC and gradient dot product (one pass:
 they share an eigenbasis) and by BM25 over the same words, and counts how often
 the source comes first, or among the first. An article's score is the largest of
-its sequences'. Goes on where it stopped; writes WORKDIR/retrieval/ and, where
---out names one, a JSON file for results/. Needs a fitted workdir.
+its sequences'. Goes on where it stopped; writes WORKDIR/retrieval/result.json.
+Needs a fitted workdir.
 Sections read: data, model, layers, curvature, fit, damping, retrieval.
 """
 
@@ -19,7 +19,6 @@ import bm25s
 import jax.numpy as jnp
 import numpy as np
 import rich
-from absl import flags
 from ml_collections import ConfigDict
 from rich import table
 from scipy import stats
@@ -28,7 +27,6 @@ from experiments import common, fit_curvature, score, trained
 from influence_jax import curvature, score_store, store
 from influence_jax.data import queries as queries_lib
 
-_OUT = flags.DEFINE_string('out', None, 'JSON file for the result')
 _TOP = (1, 5, 10)
 
 
@@ -52,8 +50,6 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     'found': {name: _found(rank_K) for name, rank_K in ranks.items()},
   }
   store.write_json(folder / 'result.json', result)
-  if _OUT.value:
-    store.write_json(_OUT.value, result)
   rich.print(_table(result['found']))
   return result
 
