@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.damping = dict(relative=0.1, absolute=None)
   c.score = dict(
     queries='configs/quickstart_queries.jsonl',
+    folder='scores',  # another one keeps other queries in the same workdir
     batch_tokens=1024,
     chunk=1024,
     num_top=20,

@@ -3,8 +3,8 @@
   python -m experiments.report --config=configs/quickstart.py \
     --workdir=runs/quickstart
 
-Reads WORKDIR/scores; prints the top sequences of each query; writes report.html
-and figures/*.png. Sections read: score, report.
+Reads the scores in config.score.folder; prints the top sequences of each query;
+writes WORKDIR/report.html and figures/*.png. Sections read: score, report.
 """
 
 import json
@@ -22,7 +22,7 @@ from influence_jax.report import table as table_lib
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   workdir = pathlib.Path(workdir)
-  folder = workdir / 'scores'
+  folder = workdir / config.score.folder
   if not (folder / 'top.parquet').exists():
     raise ValueError(f'no finished scores in {folder}: run experiments.score')
   queries = store.read_json(folder / 'queries.json')
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     queries,
     rows,
     layers,
-    _summary(workdir, scores_KxN.shape),
+    _summary(workdir, folder, scores_KxN.shape),
     {captions[name]: figure for name, figure in drawn.items()},
   )
   rich.print(table_lib.render(queries, rows, num=config.report.num_shown))
@@ -60,8 +60,10 @@ def _losses(path: pathlib.Path) -> tuple[list[int], list[float]]:
   return [x['step'] for x in lines], [x['loss'] for x in lines]
 
 
-def _summary(workdir: pathlib.Path, shape: tuple[int, int]) -> dict:
-  manifest = store.read_json(workdir / 'scores' / 'manifest.json')
+def _summary(
+  workdir: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int]
+) -> dict:
+  manifest = store.read_json(folder / 'manifest.json')
   health = store.read_json(workdir / 'factor_health.json')
   return {
     'queries': shape[0],

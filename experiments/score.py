@@ -3,11 +3,12 @@
   python -m experiments.score --config=configs/quickstart.py \
     --workdir=runs/quickstart
 
-Writes WORKDIR/scores/: scores.zarr (queries x sequences, nats, float32; sign
-and scale as in influence_jax.types), queries.json (with the completions'
-losses, nats), manifest.json, and top.parquet: the top and bottom sequences of
-each query with text, title, scores by token and by layer. The same command
-again goes on with what is missing and returns at once when nothing is.
+Writes a folder (config.score.folder) of WORKDIR: scores.zarr (queries x
+sequences, nats, float32; sign and scale as in influence_jax.types),
+queries.json (with the completions' losses, nats), manifest.json, and
+top.parquet: the top and bottom sequences of each query with text, title, scores
+by token and by layer. The same command again goes on with what is missing and
+returns at once when nothing is.
 Sections read: data, model, layers, curvature, fit, damping, score.
 """
 
@@ -36,7 +37,7 @@ from influence_jax.data import queries as queries_lib
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   workdir = pathlib.Path(workdir)
-  folder = workdir / 'scores'
+  folder = workdir / config.score.folder
   ours = trained.load(config, workdir)
   approximation = common.build('curvature', curvature.make, config.curvature)
   state = fit_curvature.restore(

@@ -25,7 +25,7 @@ class ParityTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ('mlp', 'float64', False, 1e-10, STRATEGIES, 36),
-    ('all', 'float32', True, 1e-5, ['ekfac', 'identity'], 7),
+    ('all', 'float32', True, 1e-5, ['ekfac', 'identity'], 8),
   )
   def test_all_quantities_agree(self, scope, dtype, scan, bound, names, num):
     jax.config.update('jax_enable_x64', dtype == 'float64')
