@@ -14,6 +14,8 @@ Sections read: data, model, layers, curvature, fit, damping, retrieval.
 
 import os
 import pathlib
+import shlex
+import sys
 
 import bm25s
 import jax.numpy as jnp
@@ -40,8 +42,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   for name, scores_KxN in scores.items():
     ranks[name] = _ranks(_by_document(ours, scores_KxN), sources)
   result = {
-    'command': 'python -m experiments.retrieval '
-    '--config=configs/retrieval.py --workdir=runs/quickstart',
+    'command': shlex.join(
+      ['python', '-m', 'experiments.retrieval', *sys.argv[1:]]
+    ),
     'commit': common.commit(),
     'config': config.to_dict(),
     'articles': int(ours.corpus.sequences.records['document'].max()) + 1,
