@@ -60,12 +60,12 @@ def save(
   for path in [temporary, *temporary.rglob('*')]:
     _sync(path)
   if folder.exists():
-    folder.rename(directory / f'tmp_old_{folder.name}')
+    _retire(folder)
   temporary.rename(folder)
   _sync(directory)
-  _remove_leftovers(directory)
   for old in [s for s in _steps(directory) if s <= step][:-_KEPT]:
-    shutil.rmtree(directory / f'step_{old:08d}')
+    _retire(directory / f'step_{old:08d}')
+  _remove_leftovers(directory)
 
 
 def latest(directory: str | os.PathLike) -> Checkpoint | None:
@@ -243,6 +243,11 @@ def _sync(path: pathlib.Path) -> None:
   descriptor = os.open(path, os.O_RDONLY)
   os.fsync(descriptor)
   os.close(descriptor)
+
+
+def _retire(folder: pathlib.Path) -> None:
+  """Takes a step out of the list at once; its files go with the leftovers."""
+  folder.rename(folder.with_name(f'tmp_old_{folder.name}'))
 
 
 def _remove_leftovers(directory: pathlib.Path) -> None:

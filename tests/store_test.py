@@ -177,6 +177,16 @@ class StoreTest(parameterized.TestCase):
       for path in self.dir.glob('step_*'):
         self.assertTrue((path / 'manifest.json').exists())
 
+  def test_a_step_disappears_in_one_piece(self):
+    self.save(1, 2)
+    with (
+      mock.patch.object(shutil, 'rmtree', side_effect=OSError('killed')),
+      self.assertRaisesRegex(OSError, 'killed'),
+    ):
+      self.save(3)
+    names = sorted(path.name for path in self.dir.glob('step_*'))
+    self.assertEqual(names, ['step_00000002', 'step_00000003'])
+
   def test_names_that_orbax_would_confuse_are_refused(self):
     tree = {'a': {'b': np.zeros(2)}, 'a.b': np.ones(2)}
     with self.assertRaisesRegex(ValueError, "as 'tree.a.b'; rename one"):
