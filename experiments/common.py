@@ -15,7 +15,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from influence_jax import store
+from influence_jax import cpu, store
 
 _CONFIG = config_flags.DEFINE_config_file('config', help_string='Experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Holds all that is written.')
@@ -33,7 +33,8 @@ def main(run_fn: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
 
 
 def setup(workdir: str | os.PathLike) -> pathlib.Path:
-  """Makes the workdir, turns logs and the compilation cache on."""
+  """Makes the workdir, turns logs, the compilation cache and CPU speed on."""
+  cpu.tune()
   logging.set_verbosity(logging.INFO)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if not jax.config.jax_compilation_cache_dir:

@@ -1,0 +1,26 @@
+"""What makes XLA fast on a CPU: call `tune` before JAX touches a device."""
+
+import ctypes
+import os
+
+_FLAG = 'xla_cpu_experimental_ynn_fusion_type'
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def tune() -> None:
+  """Sets XLA's matrix products and the C library's memory; does nothing else.
+
+  * XLA's newer kernels for matrix products (YNNPACK) are left for Eigen's,
+    unless XLA_FLAGS says otherwise: forward and backward pass of a d 256
+    transformer take 24 s instead of 34 s (1,024 sequences of 128 tokens,
+    2 cores). No effect on other devices.
+  * Freed memory stays with the process: a step would otherwise map and clear
+    its temporary buffers anew, half its time in small batches.
+  """
+  flags = os.environ.get('XLA_FLAGS', '')
+  if _FLAG not in flags:
+    os.environ['XLA_FLAGS'] = f'{flags} --{_FLAG}='.lstrip()
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, 'mallopt'):  # glibc
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)
