@@ -4,7 +4,10 @@ import pathlib
 
 import setuptools
 
-TEST = ['bm25s>=0.3,<0.4', 'pytest>=8', 'ruff>=0.15']
+TEST = ['pytest>=8', 'ruff>=0.15']
+# Kronfluence asks for any torchvision (and never imports it): the one of this
+# torch, or pip takes another torch for the latest torchvision's sake.
+BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
 
 setuptools.setup(
   name='influence_jax',
@@ -25,6 +28,7 @@ setuptools.setup(
   install_requires=[
     'absl-py>=2.1',
     'array_record>=0.8',
+    'bm25s>=0.3,<0.4',
     'flax>=0.12,<0.13',
     'importlib_resources>=6',
     'jax>=0.10,<0.11',
@@ -42,5 +46,5 @@ setuptools.setup(
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
   ],
-  extras_require={'test': TEST, 'bench': ['bm25s>=0.3,<0.4']},
+  extras_require={'test': TEST, 'bench': BENCH},
 )
