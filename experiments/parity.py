@@ -24,6 +24,7 @@ from scipy import stats
 from experiments import parity_case
 from influence_jax import (
   attribution,
+  contraction,
   curvature,
   fit,
   gradients,
@@ -94,7 +95,11 @@ def compute(
     solved = influence.precondition(
       approximation, model.layers, factors, g_KxIxO, damping
     )
-    truncated = lowrank.truncate(solved, _RANK)
+    truncated = lowrank.truncate(
+      approximation, model.layers, factors, solved, _RANK,
+      weighted=False, method='exact',
+    )  # fmt: skip
+    solved = contraction.whole(solved)
     own = jax.jit(
       functools.partial(influence.self_influence, approximation, model)
     )
@@ -118,10 +123,10 @@ def compute(
 
 def _score(model, params, solved, truncated, batch) -> dict[str, jax.Array]:
   """One batch's scores under the reference's names."""
-  full = influence.pairwise(model, params, solved, batch)
-  low = lowrank.pairwise(model, params, truncated, batch)
-  first = {path: x[..., :_NUM_TOKENWISE, :, :] for path, x in solved.items()}
-  tokens_BxTxK = attribution.tokenwise(model, params, first, batch)
+  full = contraction.pairwise(model, params, solved, batch)
+  low = contraction.pairwise(model, params, truncated, batch)
+  first = jax.tree.map(lambda P: P[..., :_NUM_TOKENWISE], solved)
+  tokens_BxTxK = contraction.tokenwise(model, params, first, batch)
   by_layer = attribution.by_layer(full, model.layers)
   return {
     'pairwise': attribution.total(full, model.layers).T,

@@ -2,9 +2,11 @@
 
 score(q, z) = sum over layers of <(G + damping)^-1 g_q, g_z>, where g is the
 gradient of a loss in nats: both of Eq. 25's minus signs are in the two losses.
+The queries' side is here, the sequences' side in `contraction`.
 Functions are pure and not jitted; each sees one batch.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -65,29 +67,6 @@ def precondition(
   }
 
 
-def pairwise(
-  model: types.Model,
-  params: types.PyTree,
-  preconditioned: dict[str, jax.Array],
-  batch: types.Batch,
-) -> dict[str, jax.Array]:
-  """Scores by layer, {path: [*stack, B, K]}, in nats; sum over all for Eq. 22.
-
-  A sequence's gradient is formed once for all queries.
-  """
-  num_rows = len(batch.inputs)
-
-  def init(layer):
-    num_queries = preconditioned[layer.path].shape[-3]
-    return {'scores': jnp.zeros((num_rows, num_queries))}
-
-  factors = {path: {'P': x} for path, x in preconditioned.items()}
-  stats = gradients.batch_stats(
-    model, params, batch, _pairwise_rule, init, factors
-  )
-  return {path: x['scores'] for path, x in stats.items()}
-
-
 def self_influence(
   curvature: types.Curvature,
   model: types.Model,
@@ -100,14 +79,15 @@ def self_influence(
 
   def rule(a_BxTxI, ds_BxTxO, mask_BxT, given):
     del mask_BxT
-    g_BxIxO = jnp.einsum('bti,bto->bio', a_BxTxI, ds_BxTxO)
     damped_IxO = _damped(curvature, given['factors'], given['damping'])
+    rotate = curvature.rotate_tokens or functools.partial(_late, curvature)
+    *tokens, rest = rotate(given['factors'], a_BxTxI, ds_BxTxO)
 
-    def one(g_IxO):
-      rotated_IxO = curvature.rotate(given['factors'], g_IxO)
-      return (rotated_IxO**2 / damped_IxO).sum()
+    def one(tokens):
+      g_IxO = rest(jnp.einsum('ti,to->io', *tokens))
+      return (g_IxO**2 / damped_IxO).sum()
 
-    return {'self': jax.vmap(one)(g_BxIxO)}
+    return {'self': jax.lax.map(one, tuple(tokens))}
 
   given = {
     path: {'factors': factors[path], 'damping': damping[path]}
@@ -124,6 +104,10 @@ def _damped(curvature, factors, damping):
   return curvature.damped(factors, curvature.eigenvalues(factors), damping)
 
 
+def _late(curvature, factors, a_BxTxI, ds_BxTxO):
+  return a_BxTxI, ds_BxTxO, functools.partial(curvature.rotate, factors)
+
+
 def _preconditioner(curvature: types.Curvature) -> Callable:
   def solve(factors, damping, g_KxIxO):
     damped_IxO = _damped(curvature, factors, damping)
@@ -136,9 +120,3 @@ def _preconditioner(curvature: types.Curvature) -> Callable:
     return jax.vmap(one)(g_KxIxO)
 
   return solve
-
-
-def _pairwise_rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
-  del mask_BxT
-  g_BxIxO = jnp.einsum('bti,bto->bio', a_BxTxI, ds_BxTxO)
-  return {'scores': jnp.einsum('bio,kio->bk', g_BxIxO, factors['P'])}

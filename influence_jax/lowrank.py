@@ -1,49 +1,94 @@
-"""Low-rank preconditioned query gradients (Sec. 3.2.2): r (I + O), not I O."""
+"""Low-rank preconditioned query gradients (Sec. 3.2.2): R (I + O), not I O.
+
+A score is <P, g> with g a training gradient whose second moment is G. So what a
+truncation should keep is P in the metric of G, not P: in the eigenbasis entry
+[i, o] of P counts by its eigenvalue. Singular vectors need a weight that is a
+product, w_i v_o: the means of the eigenvalues over the other axis, which is
+exact for K-FAC. `weighted=False` is the paper's plain truncation.
+"""
 
 import jax
 import jax.numpy as jnp
 
-from influence_jax import gradients, types
+from influence_jax import contraction, taps, types
+
+METHODS = ('randomised', 'exact')
+_FLOOR = 1e-6  # of the mean weight: directions that no gradient has
 
 
 def truncate(
-  preconditioned: dict[str, jax.Array], rank: int
-) -> dict[str, types.Factors]:
-  """{path: {'U': [*stack, K, I, R], 'V': [*stack, K, R, O]}}, U V nearest to P.
+  curvature: types.Curvature,
+  layers: dict[str, types.Layer],
+  factors: dict[str, types.Factors],
+  solved: dict[str, jax.Array],
+  rank: int,
+  *,
+  weighted: bool = True,
+  method: str = 'randomised',
+  oversample: int = 16,
+  num_iterations: int = 2,
+) -> contraction.Queries:
+  """Queries of rank R = min(rank, I, O), as near as can be to `solved`.
 
-  By exact singular value decomposition; R = min(rank, I, O).
+  Args:
+    solved: {path: [*stack, K, I, O]} of `influence.precondition`.
+    weighted: near in the metric of `curvature`'s G.
+    method: 'exact' is the singular value decomposition, 'randomised' that of a
+      sketch (Halko et al. 2011) with `oversample` more columns than the rank
+      and `num_iterations` power iterations: a few matrix products.
+
+  Raises:
+    ValueError: rank < 1 or an unknown method.
   """
+  if rank < 1 or method not in METHODS:
+    raise ValueError(
+      f'expected rank >= 1 and a method of {METHODS}, got rank={rank} and '
+      f'method={method!r}'
+    )
+  width = None if method == 'exact' else rank + oversample
 
-  def one(P_KxIxO):
-    U, s, V = jnp.linalg.svd(P_KxIxO, full_matrices=False)
-    return {'U': (U * s[..., None, :])[..., :rank], 'V': V[..., :rank, :]}
+  def one_layer(one_factors, P_KxIxO):
+    shape = P_KxIxO.shape[1:]
+    w_Ix1, w_1xO = _weights(curvature, one_factors, shape, weighted)
 
-  return {path: one(x) for path, x in preconditioned.items()}
+    def one(P_IxO):
+      if weighted:
+        P_IxO = curvature.rotate(one_factors, P_IxO)
+      U, s, V = _svd(w_Ix1 * P_IxO * w_1xO, width, num_iterations)
+      U, V = (U * s[None])[:, :rank] / w_Ix1, V[:rank] / w_1xO
+      if weighted:  # back from the eigenbasis: UV has rank R there and here
+        P_IxO = curvature.unrotate(one_factors, U @ V)
+        U, s, V = _svd(P_IxO, min(rank, *shape), 1)
+        U, V = (U * s[None])[:, :rank], V[:rank]
+      return {'U': U, 'V': V}
+
+    return jax.lax.map(one, P_KxIxO)
+
+  return {
+    path: taps.over_stack(layer, one_layer)(factors[path], solved[path])
+    for path, layer in layers.items()
+  }
 
 
-def pairwise(
-  model: types.Model,
-  params: types.PyTree,
-  truncated: dict[str, types.Factors],
-  batch: types.Batch,
-) -> dict[str, jax.Array]:
-  """Scores by layer as in `influence.pairwise`, no gradient being formed."""
-  num_rows = len(batch.inputs)
-
-  def init(layer):
-    num_queries = truncated[layer.path]['U'].shape[-3]
-    return {'scores': jnp.zeros((num_rows, num_queries))}
-
-  stats = gradients.batch_stats(model, params, batch, _rule, init, truncated)
-  return {path: x['scores'] for path, x in stats.items()}
+def _weights(curvature, factors, shape, weighted):
+  """Square roots of G's mean eigenvalue by input and by output direction."""
+  if not weighted:
+    return jnp.ones((shape[0], 1)), jnp.ones((1, shape[1]))
+  eigenvalues = jnp.broadcast_to(curvature.eigenvalues(factors), shape)
+  floor = _FLOOR * eigenvalues.mean() + jnp.finfo(eigenvalues.dtype).tiny
+  return tuple(
+    jnp.sqrt(eigenvalues.mean(axis, keepdims=True) + floor) for axis in (1, 0)
+  )
 
 
-def _rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
-  del mask_BxT
-
-  def one(query):
-    into_BxTxR = jnp.einsum('bti,ir->btr', a_BxTxI, query['U'])
-    out_BxTxR = jnp.einsum('bto,ro->btr', ds_BxTxO, query['V'])
-    return jnp.einsum('btr,btr->b', into_BxTxR, out_BxTxR)
-
-  return {'scores': jax.lax.map(one, factors).T}
+def _svd(P_IxO, width, num_iterations):
+  """(U, s, V), exact if there is no `width`."""
+  if width is None or width >= min(P_IxO.shape):
+    return jnp.linalg.svd(P_IxO, full_matrices=False)
+  rng = jax.random.key(0)  # which sketch hardly matters; the same one always
+  Y = P_IxO @ jax.random.normal(rng, (P_IxO.shape[1], width), P_IxO.dtype)
+  for _ in range(num_iterations):
+    Y = P_IxO @ (P_IxO.T @ jnp.linalg.qr(Y)[0])
+  Q = jnp.linalg.qr(Y)[0]
+  U, s, V = jnp.linalg.svd(Q.T @ P_IxO, full_matrices=False)
+  return Q @ U, s, V

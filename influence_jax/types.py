@@ -98,6 +98,8 @@ class Curvature(NamedTuple):
 
   `damped` is what stands for G + damping in the eigenbasis; only approximations
   that damp their factors (rather than their eigenvalues) need their own.
+  `rotate_tokens` is for bases that are one of inputs and one of outputs:
+  rotating tokens is cheaper than gradients. It must agree with `rotate`.
   """
 
   stages: tuple[Stage, ...]
@@ -105,3 +107,4 @@ class Curvature(NamedTuple):
   rotate: Callable[[Factors, jax.Array], jax.Array] = _same  # g_IxO -> IxO
   unrotate: Callable[[Factors, jax.Array], jax.Array] = _same  # its transpose
   damped: Callable[..., jax.Array] = _add  # (factors, eigenvalues, damping)
+  rotate_tokens: Callable | None = None  # see linalg.rotate_tokens

@@ -1,11 +1,9 @@
-import functools
-
 import jax
 import numpy as np
 import testing
 from absl.testing import absltest
 
-from influence_jax import attribution, influence
+from influence_jax import attribution
 
 
 def setUpModule():
@@ -22,24 +20,6 @@ def _random(layers, *shape):
   return {
     path: rng.normal(size=(*x.stack, *shape)) for path, x in layers.items()
   }
-
-
-def _solved(layers):
-  """Preconditioned gradients of 6 queries."""
-  rng = np.random.default_rng(1)
-  return {
-    path: rng.normal(size=(*x.stack, 6, x.num_in, x.num_out))
-    for path, x in layers.items()
-  }
-
-
-@functools.cache
-def _run(fn, scan):
-  model, params = testing.deep(scan)
-  run = jax.jit(functools.partial(fn, model))
-  return jax.device_get(
-    run(params, _solved(model.layers), testing.deep_batch())
-  )
 
 
 class LayersTest(absltest.TestCase):
@@ -82,31 +62,6 @@ class LayersTest(absltest.TestCase):
     layers = testing.deep(scan=True)[0].layers
     keys = attribution.by_layer(_random(layers), layers)
     self.assertEqual(attribution.layer_names(layers), list(keys))
-
-
-class TokenwiseTest(absltest.TestCase):
-  def test_a_positions_score_is_what_passes_through_the_layers_there(self):
-    model, params = testing.deep()
-    arrays = testing.explicit_arrays(model, params, testing.deep_batch())
-    solved = _solved(model.layers)
-    wanted_BxTxK = np.zeros((6, 5, 6))
-    for path, (a, ds) in arrays.items():
-      for b, t, k in np.ndindex(6, 5, 6):
-        wanted_BxTxK[b, t, k] += a[b, t] @ solved[path][k] @ ds[b, t]
-    got_BxTxK = _run(attribution.tokenwise, False)
-    testing.assert_near(self, got_BxTxK, wanted_BxTxK)
-
-  def test_positions_add_up_to_the_score(self):
-    scores = _run(influence.pairwise, True)
-    total_BxK = attribution.total(scores, testing.deep(True)[0].layers)
-    got = _run(attribution.tokenwise, True).sum(1)
-    testing.assert_near(self, got, total_BxK, 1e-12)
-
-  def test_padding_scores_nothing(self):
-    scores_BxTxK = _run(attribution.tokenwise, True)
-    mask = testing.deep_batch().mask > 0
-    np.testing.assert_array_equal(scores_BxTxK[~mask], 0)
-    self.assertTrue((scores_BxTxK[mask] != 0).all())
 
 
 if __name__ == '__main__':

@@ -159,6 +159,25 @@ class OperatorTest(parameterized.TestCase):
       bound = 1 / (smallest + damping)
       self.assertLessEqual(spectrum[-1], bound * (1 + 1e-9), layer)
 
+  @parameterized.product(name=_NAMES, length=(1, 4, 5, 9))
+  def test_rotating_tokens_is_rotating_their_gradient(self, name, length):
+    """Layers of 6 x 4, 5 x 4 and 4 x 3: either side, both or none of them."""
+    if not (rotate_tokens := _made(name).rotate_tokens):
+      self.skipTest('it rotates no tokens')
+    model, _ = testing.deep(scan=False)
+    arrays, mask = testing.random_arrays(model.layers)
+    all_factors = testing.factors_of(_made(name), model.layers, arrays, mask)
+    rng = np.random.default_rng(8)
+    for path, layer in model.layers.items():
+      sides = layer.num_in, layer.num_out
+      a, ds = (rng.normal(size=(2, length, n)) for n in sides)
+      *tokens, rest = rotate_tokens(all_factors[path], a, ds)
+      formed = np.einsum('bti,bto->bio', *tokens)
+      for b in range(2):
+        g_IxO = sum(np.outer(*x) for x in zip(a[b], ds[b], strict=True))
+        wanted = _made(name).rotate(all_factors[path], g_IxO)
+        testing.assert_near(self, rest(formed[b]), wanted, what=path)
+
   def test_the_identity_only_divides_by_one_plus_damping(self):
     for layer, (solve, _, damping) in _base_operators('identity').items():
       wanted = np.eye(len(solve)) / (1 + damping)

@@ -7,8 +7,8 @@ import testing
 from absl.testing import absltest, parameterized
 from flax import traverse_util
 
+from influence_jax import contraction, gradients, influence, losses, models
 from influence_jax import curvature as curvatures
-from influence_jax import gradients, influence, losses
 
 
 def setUpModule():
@@ -33,7 +33,7 @@ def _runs():
   model, params = testing.deep(scan=True)
 
   def pairwise(solved, batch):
-    return influence.pairwise(model, params, solved, batch)
+    return contraction.pairwise(model, params, contraction.whole(solved), batch)
 
   return (
     jax.jit(lambda batch: gradients.layer_gradients(model, params, batch)),
@@ -58,6 +58,18 @@ def _fitted(name):
   curvature = curvatures.make(name)
   arrays, mask = testing.random_arrays(layers)
   return curvature, testing.factors_of(curvature, layers, arrays, mask)
+
+
+@functools.cache
+def _wide(length):
+  """(batch, (model, params, {path: g_NxIxO})) of two unlike layers."""
+  rng = np.random.default_rng(3)
+  batch = testing.deep_batch(4, length)
+  batch.mask[-1] = 0
+  batch = batch._replace(inputs=rng.normal(size=(4, length, 3)))
+  net = models.make('mlp', widths=(8,), num_outputs=3, dtype='float64')
+  model, params = testing.model_of(net, batch.inputs)
+  return batch, (model, params, testing.loop_gradients(model, params, batch))
 
 
 def _damping():
@@ -100,6 +112,18 @@ def _dense_ekfac(factors, arrays, d):
   return G + d * np.eye(len(G))
 
 
+def _dense_ekfac_blocks(factors, arrays, d):
+  sides = ([factors[f'Q_{side}_{n}'] for n in range(2)] for side in 'AS')
+  Q = np.kron(*[_block_diagonal(*Qs) for Qs in sides])
+  G = Q @ np.diag(factors['Lambda'].ravel()) @ Q.T
+  return G + d * np.eye(len(G))
+
+
+def _block_diagonal(first, second):
+  zeros = np.zeros((len(first), len(second)))
+  return np.block([[first, zeros], [zeros.T, second]])
+
+
 def _dense_kfac(factors, arrays, d):
   A, S, num_positions = _kronecker(*arrays)
   G = num_positions * np.kron(A, S)
@@ -118,6 +142,7 @@ def _dense_kfac_tikhonov(factors, arrays, d):
 _DENSE = {
   'diagonal': _dense_diagonal,
   'ekfac': _dense_ekfac,
+  'ekfac_blocks': _dense_ekfac_blocks,
   'identity': _dense_identity,
   'kfac': _dense_kfac,
   'kfac_tikhonov': _dense_kfac_tikhonov,
@@ -170,6 +195,44 @@ class ScoresTest(parameterized.TestCase):
       diagonal = np.einsum('...bb->...b', x)
       testing.assert_near(self, found[path], diagonal, what=path)
 
+  @parameterized.product(name=list(_DENSE), length=(2, 5, 10))
+  def test_self_influence_is_that_of_a_dense_solve(self, name, length):
+    """Layers of 4 x 8 and 9 x 3: with two positions tokens are rotated, with
+
+    five the inputs of the first and the outputs of the second, then neither.
+    """
+    batch, (model, params, g) = _wide(length)
+    arrays, mask = testing.random_arrays(model.layers, 12)
+    curvature = curvatures.make(name)
+    factors = testing.factors_of(curvature, model.layers, arrays, mask)
+    damping = {path: 0.3 + n for n, path in enumerate(model.layers)}
+    got = jax.jit(
+      functools.partial(influence.self_influence, curvature, model)
+    )(params, factors, damping, batch)
+    self.assertCountEqual(got, g)
+    for path, g_NxIxO in g.items():
+      damped = _DENSE[name](factors[path], (*arrays[path], mask), damping[path])
+      flat = g_NxIxO.reshape(len(g_NxIxO), -1)
+      wanted = (flat.T * np.linalg.solve(damped, flat.T)).sum(0)
+      testing.assert_near(self, got[path], wanted, what=path)
+      self.assertGreater(wanted[:-1].min(), 0)
+      self.assertEqual(got[path][-1], 0)  # a row of padding
+
+  def test_self_influence_needs_no_rotation_of_tokens(self):
+    batch, (model, params, _) = _wide(2)
+    arrays, mask = testing.random_arrays(model.layers, 12)
+    curvature = curvatures.make('ekfac')
+    factors = testing.factors_of(curvature, model.layers, arrays, mask)
+    damping = dict.fromkeys(model.layers, 0.3)
+    late, early = (
+      jax.jit(functools.partial(influence.self_influence, x, model))(
+        params, factors, damping, batch
+      )
+      for x in (curvature._replace(rotate_tokens=None), curvature)
+    )
+    for path, x in early.items():
+      testing.assert_near(self, late[path], x, what=path)
+
   def test_a_score_hangs_on_its_sequence_alone(self):
     solved, run = _solve('ekfac', _queries()), _runs()[1]
     batch = testing.deep_batch()
@@ -220,9 +283,10 @@ class ScoresTest(parameterized.TestCase):
       return log_p(traverse_util.unflatten_dict(flat, sep='/'), q)
 
     g = jax.jit(lambda params, x: gradients.layer_gradients(model, params, x))
-    score = jax.jit(functools.partial(influence.pairwise, model))
+    score = jax.jit(functools.partial(contraction.pairwise, model))
     # The identity with no damping: the preconditioned gradient is the gradient.
-    scores = score(params, g(params, queries), candidates)
+    solved = contraction.whole(g(params, queries))
+    scores = score(params, solved, candidates)
     scores_BxK = sum(np.asarray(x) for x in scores.values())
     eps, got = 1e-5, np.zeros((6, 6))
     for b, k in np.ndindex(6, 6):

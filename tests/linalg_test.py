@@ -1,6 +1,10 @@
+import itertools
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import testing
 from absl.testing import absltest, parameterized
 
 from influence_jax import linalg
@@ -70,6 +74,90 @@ class PsdEighTest(parameterized.TestCase):
   def test_an_unknown_precision_is_refused(self):
     with self.assertRaisesRegex(ValueError, "'float64', 'float32'.*'bfloat16'"):
       linalg.psd_eigh(jnp.eye(2), 'bfloat16')
+
+
+class UpperGramTest(parameterized.TestCase):
+  def check(self, width):
+    x_BxTxI = np.random.default_rng(0).normal(size=(2, 3, width))
+    got = jax.jit(lambda x: linalg.upper_gram(x))(x_BxTxI)
+    wanted = sum(np.outer(x, x) for x in x_BxTxI.reshape(-1, width))
+    testing.assert_near(self, np.triu(got), np.triu(wanted), 1e-12)
+    testing.assert_near(self, linalg.mirror(got), wanted, 1e-12)
+
+  @parameterized.parameters(3, 256, 257, 511, 512, 513, 1025)
+  def test_its_triangle_is_the_sum_of_outer_products(self, width):
+    self.check(width)
+
+  @parameterized.product(columns=(1, 2, 3), width=(1, 2, 3, 4, 5, 7))
+  def test_it_is_so_however_wide_the_blocks_are(self, columns, width):
+    with mock.patch.object(linalg, '_COLUMNS', columns):
+      self.check(width)
+
+  @parameterized.parameters(
+    # blocks of columns and of their products
+    (255, 1), (511, 1), (512, 3), (1024, 10), (1300, 15),
+  )  # fmt: skip
+  def test_half_of_the_products_are_left_out(self, width, wanted):
+    x = jax.ShapeDtypeStruct((2, 3, width), float)
+    jaxpr = str(jax.make_jaxpr(linalg.upper_gram)(x))
+    self.assertEqual(jaxpr.count('dot_general['), wanted)
+
+
+class MirrorTest(absltest.TestCase):
+  def test_what_is_below_the_diagonal_is_not_read(self):
+    matrix = _covariance('float64')[1]
+    below = np.tri(7, k=-1) > 0
+    for noise in (0, 1e30, np.nan):
+      got = linalg.mirror(jnp.asarray(np.where(below, noise, matrix)))
+      np.testing.assert_array_equal(got, np.triu(matrix) + np.triu(matrix, 1).T)
+    self.assertEqual(got.dtype, 'float64')
+
+
+class RotateTokensTest(parameterized.TestCase):
+  @parameterized.parameters(
+    # T = 5: which tokens are fewer than what they would be rotated as.
+    (7, 6, True, True),
+    (5, 6, True, False),
+    (6, 3, False, True),
+    (4, 4, False, False),
+    (5, 5, False, False),
+    (6, 6, True, True),
+  )
+  def test_tokens_or_the_gradient_are_rotated(
+    self, num_in, num_out, tokens_in, tokens_out
+  ):
+    rng = np.random.default_rng(2)
+    a, ds = rng.normal(size=(3, 5, num_in)), rng.normal(size=(3, 5, num_out))
+    Q_A, Q_S = (rng.normal(size=(n, n)) for n in (num_in, num_out))
+    got_a, got_ds, rest = linalg.rotate_tokens(
+      jnp.asarray(a), jnp.asarray(ds), lambda x: x @ Q_A, lambda x: x @ Q_S
+    )
+    rotated_a = np.einsum('bti,ij->btj', a, Q_A)
+    rotated_ds = np.einsum('bto,op->btp', ds, Q_S)
+    testing.assert_near(self, got_a, rotated_a if tokens_in else a, 1e-12)
+    testing.assert_near(self, got_ds, rotated_ds if tokens_out else ds, 1e-12)
+    for b in range(3):
+      g = sum(np.outer(a[b, t], ds[b, t]) for t in range(5))
+      formed = sum(np.outer(got_a[b, t], got_ds[b, t]) for t in range(5))
+      wanted = Q_A.T @ g @ Q_S
+      testing.assert_near(self, rest(jnp.asarray(formed)), wanted, 1e-12)
+
+  def test_it_takes_no_more_operations_than_either(self):
+    """All of the tokens, or all of the gradient."""
+    for T, I, O in itertools.product((1, 4, 9), (3, 4, 8), (3, 4, 8)):  # noqa: E741
+      cost = []
+
+      def product(x, cost=cost):
+        cost.append(x.size * x.shape[-1])
+        return x
+
+      *_, rest = linalg.rotate_tokens(
+        jnp.zeros((1, T, I)), jnp.zeros((1, T, O)), product, product
+      )
+      rest(jnp.zeros((I, O)))
+      self.assertLen(cost, 2)
+      tokens, gradient = T * (I**2 + O**2), I * O * (I + O)
+      self.assertLessEqual(sum(cost), min(tokens, gradient))
 
 
 class SumOfSquaresTest(parameterized.TestCase):

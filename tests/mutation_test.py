@@ -15,6 +15,7 @@ import tqdm
 from absl.testing import absltest, parameterized
 
 from influence_jax import (
+  contraction,
   curvature,
   fit,
   influence,
@@ -106,7 +107,8 @@ class Checks(parameterized.TestCase):
   """Each raises AssertionError when the library is wrong."""
 
   def covariances(self):
-    state = testing.fitted(curvature.make('kfac'), *_model(), [_batch()])
+    with mock.patch.object(linalg, '_COLUMNS', 2):  # more than one block
+      state = testing.fitted(curvature.make('kfac'), *_model(), [_batch()])
     found = {key: _get(state, key) for key in ('L_A', 'Q_A', 'L_S', 'Q_S')}
     for layer, moments in _oracle().items():
       for side in 'AS':
@@ -200,11 +202,87 @@ class Checks(parameterized.TestCase):
   def truncation(self):
     """No rank-2 matrix is nearer: the rest is the smallest singular values."""
     P_KxIxO = np.random.default_rng(0).normal(size=(3, 5, 4))
-    got = lowrank.truncate({'layer': jnp.asarray(P_KxIxO)}, rank=2)['layer']
-    error = P_KxIxO - np.asarray(got['U'] @ got['V'])
+    got = _rank_two('identity', {}, P_KxIxO, weighted=False)
+    error = P_KxIxO - got
     s_KxR = np.linalg.svd(P_KxIxO, compute_uv=False)
     squares = (s_KxR[:, 2:] ** 2).sum(1)
     testing.assert_near(self, (error**2).sum((1, 2)), squares)
+
+  def weighted_truncation(self):
+    """None is nearer as seen by gradients whose second moment is A (x) S."""
+    rng = np.random.default_rng(0)
+    P_KxIxO, roots = rng.normal(size=(3, 5, 4)), []
+    factors = {'T_mean': 2.0}
+    for side, n in zip('AS', (5, 4), strict=True):
+      Q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+      L = 4.0 ** np.arange(n)
+      factors |= {f'Q_{side}': Q, f'L_{side}': L}
+      roots.append(Q * np.sqrt(L) @ Q.T)
+    got = _rank_two('kfac', factors, P_KxIxO, weighted=True)
+    error = roots[0] @ (P_KxIxO - got) @ roots[1]
+    s_KxR = np.linalg.svd(roots[0] @ P_KxIxO @ roots[1], compute_uv=False)
+    squares = (s_KxR[:, 2:] ** 2).sum(1)
+    # The floor of the weights is 1e-6 of their mean: 40 times the smallest's.
+    testing.assert_near(self, (error**2).sum((1, 2)), squares, 1e-6)
+
+  def contracted(self):
+    """Scores of low-rank queries by both roads, rows and queries in parts."""
+    model, params = _model()
+    rng = np.random.default_rng(0)
+    queries = {
+      path: {
+        'U': rng.normal(size=(*x.stack, 4, x.num_in, 2)),
+        'V': rng.normal(size=(*x.stack, 4, 2, x.num_out)),
+      }
+      for path, x in model.layers.items()
+    }
+    U, V = (_unrolled({p: x[k] for p, x in queries.items()}) for k in 'UV')
+    parts = mock.patch.multiple(
+      contraction, _BATCH=50, _BLOCK=2, _TOKENS_BLOCK=2
+    )
+    for only in ('gradient', 'tokens'):
+      fn = functools.partial(contraction.pairwise, model, only=only)
+      with parts:
+        got = _unrolled(jax.jit(fn)(params, queries, _batch()))
+      for layer, moments in _oracle().items():
+        wanted = np.einsum('bio,kir,kro->bk', moments['g'], U[layer], V[layer])
+        testing.assert_near(self, got[layer], wanted, what=layer)
+
+  def self_influence(self):
+    """g^T (G + damping)^-1 g by a dense solve; tokens rotated and gradients."""
+    approximation = curvature.make('kfac')
+    model, params = _model()
+    for length in (5, 2):
+      batch = testing.deep_batch(num_rows=4, length=length)
+      damping = {
+        path: np.full(x.stack, 0.3) for path, x in model.layers.items()
+      }
+      fn = functools.partial(influence.self_influence, approximation, model)
+      got = _unrolled(
+        jax.jit(fn)(params, _sound('kfac')[0].factors, damping, batch)
+      )
+      gradients = _unrolled_gradients(length)
+      for layer, moments in _oracle().items():
+        G = moments['T'] * np.kron(moments['A'], moments['S'])
+        flat = gradients[layer].reshape(4, -1).T
+        solved = np.linalg.solve(G + 0.3 * np.eye(len(G)), flat)
+        testing.assert_near(self, got[layer], (flat * solved).sum(0))
+
+
+def _rank_two(name, factors, P_KxIxO, weighted):
+  """U V of rank 2, by exact singular values."""
+  got = lowrank.truncate(
+    curvature.make(name), {'layer': types.Layer('layer', 5, 4, False)},
+    {'layer': factors}, {'layer': jnp.asarray(P_KxIxO)}, 2,
+    weighted=weighted, method='exact',
+  )['layer']  # fmt: skip
+  return np.asarray(got['U'] @ got['V'])
+
+
+@functools.cache
+def _unrolled_gradients(length):
+  batch = testing.deep_batch(num_rows=4, length=length)
+  return testing.loop_gradients(*testing.deep(), batch)
 
 
 @functools.cache
@@ -280,6 +358,8 @@ def _breaks(check, module, name):
 
 _kfac_tap, _covariance_stage = kfac._tap, kfac.covariance_stage
 _ekfac_tap, _sum_of_squares = ekfac._tap, linalg.sum_of_squares
+_kfac_rotate_tokens, _svd = kfac.rotate_tokens, lowrank._svd
+_in_parts, _mirror = contraction._in_parts, linalg.mirror
 _run_stage, _finish_stage = fit._run_stage, fit.finish_stage
 _layer_stats, _over_stack = taps.layer_stats, taps.over_stack
 _cross_entropy, _sample_tokens = losses._cross_entropy, losses._sample_tokens
@@ -468,11 +548,80 @@ def _restart_at_the_first_batch(step, state, get_batch, rng, mesh, bar, *rest):
   return _run_stage(step, state, get_batch, rng, mesh, whole_bar, *rest)
 
 
-@_breaks('truncation', lowrank, 'truncate')
-def _truncation_to_the_smallest(preconditioned, rank):
-  U, s, V = jnp.linalg.svd(preconditioned['layer'], full_matrices=False)
-  U *= s[..., None, :]
-  return {'layer': {'U': U[..., -rank:], 'V': V[..., -rank:, :]}}
+@_breaks('truncation', lowrank, '_svd')
+def _truncation_to_the_smallest(P_IxO, width, num_iterations):
+  U, s, V = _svd(P_IxO, width, num_iterations)
+  return U[:, ::-1], s[::-1], V[::-1]
+
+
+@_breaks('weighted_truncation', lowrank, '_weights')
+def _truncation_that_does_not_look_at_the_curvature(*args):
+  del args
+  return jnp.ones((5, 1)), jnp.ones((1, 4))
+
+
+@_breaks('weighted_truncation', lowrank, '_weights')
+def _weights_that_are_not_square_roots(approximation, factors, *rest):
+  eigenvalues = approximation.eigenvalues(factors)
+  return eigenvalues.mean(1)[:, None], eigenvalues.mean(0)[None]
+
+
+@_breaks('weighted_truncation', kfac, 'rotate')
+def _truncation_in_the_transposed_basis(factors, g_IxO):
+  return factors['Q_A'] @ g_IxO @ factors['Q_S'].T
+
+
+@_breaks('contracted', contraction, '_form')
+def _gradients_of_single_positions(a_BxTxI, ds_BxTxO):
+  return jnp.einsum('bi,bo->bio', a_BxTxI.sum(1), ds_BxTxO.sum(1))
+
+
+@_breaks('contracted', contraction, '_by_token')
+def _ranks_that_meet_crosswise(a_BxTxI, ds_BxTxO, one):
+  into = jnp.einsum('bti,kir->btk', a_BxTxI, one['U'])
+  return into * jnp.einsum('bto,kro->btk', ds_BxTxO, one['V'])
+
+
+@_breaks('contracted', contraction, '_in_parts')
+def _parts_in_the_wrong_order(fn, size, *arrays):
+  return _in_parts(fn, size, *(x[::-1] for x in arrays))
+
+
+def _by_transposed_bases(factors, a_BxTxI, ds_BxTxO):
+  transposed = {'Q_A': factors['Q_A'].T, 'Q_S': factors['Q_S'].T}
+  return _kfac_rotate_tokens(factors | transposed, a_BxTxI, ds_BxTxO)
+
+
+@_breaks('eigenvalues', kfac, 'rotate_tokens')
+def _tokens_rotated_by_the_transposed_basis(*args):
+  return _by_transposed_bases(*args)
+
+
+@_breaks('self_influence', kfac, 'rotate_tokens')
+def _self_influence_in_the_transposed_basis(*args):
+  return _by_transposed_bases(*args)
+
+
+@_breaks('eigenvalues', linalg, 'rotate_tokens')
+def _tokens_never_rotated(a_BxTxI, ds_BxTxO, *rotations):
+  del rotations
+  return a_BxTxI, ds_BxTxO, lambda g_IxO: g_IxO
+
+
+@_breaks('self_influence', influence, '_damped')
+def _self_influence_without_damping(approximation, factors, damping):
+  del damping
+  return approximation.eigenvalues(factors)
+
+
+@_breaks('covariances', linalg, 'mirror')
+def _lower_triangle_not_filled(upper_IxI):
+  return upper_IxI
+
+
+@_breaks('covariances', linalg, 'mirror')
+def _diagonal_twice(upper_IxI):
+  return _mirror(upper_IxI) + jnp.diag(jnp.diag(upper_IxI))
 
 
 class MutationTest(Checks):

@@ -21,6 +21,7 @@ def make(eigh: str = 'float64') -> types.Curvature:
     eigenvalues=lambda factors: factors['Lambda'],
     rotate=kfac.rotate,
     unrotate=kfac.unrotate,
+    rotate_tokens=kfac.rotate_tokens,
   )
 
 
@@ -29,22 +30,9 @@ def _init(layer):
 
 
 def _tap(a_BxTxI, ds_BxTxO, mask_BxT, factors):
-  """Each side is rotated where it is smaller: tokens or the formed gradient."""
   del mask_BxT  # ds is zero where no loss depends on a position
-  num_positions = a_BxTxI.shape[1]
-  Q_A, Q_S = factors['Q_A'], factors['Q_S']
-  tokens_in = num_positions < ds_BxTxO.shape[-1]
-  tokens_out = num_positions < a_BxTxI.shape[-1]
-  if tokens_in:
-    a_BxTxI = a_BxTxI @ Q_A
-  if tokens_out:
-    ds_BxTxO = ds_BxTxO @ Q_S
-
-  def rotate_rest(g_IxO):
-    g_IxO = g_IxO if tokens_in else Q_A.T @ g_IxO
-    return g_IxO if tokens_out else g_IxO @ Q_S
-
-  return {'Lambda': linalg.sum_of_squares(a_BxTxI, ds_BxTxO, rotate_rest)}
+  rotated = kfac.rotate_tokens(factors, a_BxTxI, ds_BxTxO)
+  return {'Lambda': linalg.sum_of_squares(*rotated)}
 
 
 def _finish(factors, sums, counts):

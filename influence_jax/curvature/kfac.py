@@ -17,6 +17,7 @@ def make(eigh: str = 'float64') -> types.Curvature:
     eigenvalues=eigenvalues,
     rotate=rotate,
     unrotate=unrotate,
+    rotate_tokens=rotate_tokens,
   )
 
 
@@ -28,8 +29,9 @@ def covariance_stage(eigh: str) -> types.Stage:
   linalg.check_precision(eigh)
 
   def finish(factors, sums, counts):
-    L_A, Q_A = linalg.psd_eigh(sums['A'] / counts.tokens, eigh)
-    L_S, Q_S = linalg.psd_eigh(sums['S'] / counts.tokens, eigh)
+    A_IxI, S_OxO = (linalg.mirror(sums[k]) / counts.tokens for k in 'AS')
+    L_A, Q_A = linalg.psd_eigh(A_IxI, eigh)
+    L_S, Q_S = linalg.psd_eigh(S_OxO, eigh)
     T_mean = (counts.tokens / counts.sequences).astype(L_A.dtype)
     found = {'L_A': L_A, 'Q_A': Q_A, 'L_S': L_S, 'Q_S': Q_S, 'T_mean': T_mean}
     return {**factors, **found}
@@ -43,6 +45,15 @@ def rotate(factors, g_IxO):
 
 def unrotate(factors, g_IxO):
   return factors['Q_A'] @ g_IxO @ factors['Q_S'].T
+
+
+def rotate_tokens(factors, a_BxTxI, ds_BxTxO):
+  return linalg.rotate_tokens(
+    a_BxTxI,
+    ds_BxTxO,
+    lambda x: x @ factors['Q_A'],
+    lambda x: x @ factors['Q_S'],
+  )
 
 
 def eigenvalues(factors):
@@ -59,9 +70,8 @@ def _init(layer):
 
 def _tap(a_BxTxI, ds_BxTxO, mask_BxT, factors):
   del factors
-  a_BxTxI = a_BxTxI * mask_BxT[..., None]
-  ds_BxTxO = ds_BxTxO * mask_BxT[..., None]
+  mask_BxTx1 = mask_BxT[..., None]
   return {
-    'A': jnp.einsum('bti,btj->ij', a_BxTxI, a_BxTxI),
-    'S': jnp.einsum('bto,btp->op', ds_BxTxO, ds_BxTxO),
+    'A': linalg.upper_gram(a_BxTxI * mask_BxTx1),
+    'S': linalg.upper_gram(ds_BxTxO * mask_BxTx1),
   }
