@@ -1,6 +1,7 @@
 # make quickstart   which training sequences made this model say that? (README)
 # make test         the whole suite
 # make lint         format and lint, changes nothing
+# make bench        times against kronfluence: results/benchmark.json and .png
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN = .venv/bin/python
@@ -9,7 +10,7 @@ RUN = .venv/bin/python
 # madvise or always, training steps on a CPU take about half the time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint bench
 
 quickstart: .venv/installed
 	$(RUN) -m experiments.quickstart --config=configs/quickstart.py \
@@ -21,6 +22,11 @@ test: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+bench: .venv/installed
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[test,bench]'
+	$(RUN) -m benchmarks.compare --cases=small,medium,large \
+	  --workdir=runs/benchmark --out=results/benchmark.json
 
 .venv/installed: setup.py
 	$(PYTHON) -m venv .venv
