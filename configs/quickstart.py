@@ -52,8 +52,18 @@ def get_config() -> ml_collections.ConfigDict:
     queries='configs/quickstart_queries.jsonl',
     folder='scores',  # another one keeps other queries in the same workdir
     batch_tokens=1024,
-    chunk=1024,
-    num_top=20,
+    rank=32,  # of the queries in the scan; None holds them whole
+    weighted=True,  # truncated in the metric of the curvature
+    svd='randomised',  # or 'exact'
+    query_batch=16,  # queries solved at once
+    answers=(),  # more of dict(name='kfac', relative=0.1) in the same pass
+    candidates=dict(method='all', per_query=10_000),  # 'tf_idf', 'bm25'
+    matrix=True,  # keep queries x sequences, too
+    chunk=1024,  # sequences a chunk of the matrix
+    save_every=200,  # batches
+    refine=100,  # top sequences scored again at full rank; 0 is none
+    refine_float64=False,
+    num_top=20,  # with scores by token and layer
   )
   c.report = dict(num_shown=3)
   return c

@@ -27,14 +27,15 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     raise ValueError(f'no finished scores in {folder}: run experiments.score')
   queries = store.read_json(folder / 'queries.json')
   rows, layers = top_table.read(folder / 'top.parquet')
-  scores_KxN = score_store.open(folder / 'scores.zarr').read()
   names = [query['id'] for query in queries]
-  drawn = {
-    'tail': figures.tail(scores_KxN, names),
-    'coverage': figures.coverage(scores_KxN, names),
-    'layers': figures.layers(records.layer_scores(rows), layers),
-    'training': figures.training_curve(*_losses(workdir / 'metrics.jsonl')),
-  }
+  drawn = {}
+  if (folder / 'scores.zarr').exists():
+    scores_KxN = score_store.open(folder / 'scores.zarr').read()[: len(names)]
+    drawn['tail'] = figures.tail(scores_KxN, names)
+    drawn['coverage'] = figures.coverage(scores_KxN, names)
+  drawn['layers'] = figures.layers(records.layer_scores(rows), layers)
+  losses = _losses(workdir / 'metrics.jsonl')
+  drawn['training'] = figures.training_curve(*losses)
   for name, figure in drawn.items():
     figures.save(figure, workdir / 'figures' / f'{name}.png')
   captions = {
@@ -48,7 +49,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     queries,
     rows,
     layers,
-    _summary(workdir, folder, scores_KxN.shape),
+    _summary(workdir, folder),
     {captions[name]: figure for name, figure in drawn.items()},
   )
   rich.print(table_lib.render(queries, rows, num=config.report.num_shown))
@@ -60,14 +61,14 @@ def _losses(path: pathlib.Path) -> tuple[list[int], list[float]]:
   return [x['step'] for x in lines], [x['loss'] for x in lines]
 
 
-def _summary(
-  workdir: pathlib.Path, folder: pathlib.Path, shape: tuple[int, int]
-) -> dict:
+def _summary(workdir: pathlib.Path, folder: pathlib.Path) -> dict:
   manifest = store.read_json(folder / 'manifest.json')
+  scan = store.load(folder / 'summary').tree
   health = store.read_json(workdir / 'factor_health.json')
   return {
-    'queries': shape[0],
-    'training sequences': shape[1],
+    'queries': len(manifest['queries']),
+    'training sequences': int(scan['num']),
+    'answers': ', '.join(manifest['answers']),
     'commit': manifest['commit'],
     'damping by layer': {x['layer']: x['damping'] for x in health},
     'config': json.dumps(store.read_json(workdir / 'config.json')),

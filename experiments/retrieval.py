@@ -18,14 +18,13 @@ import shlex
 import sys
 
 import bm25s
-import jax.numpy as jnp
 import numpy as np
 import rich
 from ml_collections import ConfigDict
 from rich import table
 from scipy import stats
 
-from experiments import common, fit_curvature, score, trained
+from experiments import common, fit_curvature, score, solve, trained
 from influence_jax import curvature, score_store, store
 from influence_jax.data import queries as queries_lib
 
@@ -96,16 +95,11 @@ def _influence(config, workdir, folder, ours, queries) -> dict:
     full, ours.model.layers, workdir,
     fit_curvature.expected_meta(config, ours), complete=True,
   )  # fmt: skip
-  batch = score.query_batch(config, ours, queries)
   names = config.retrieval.approximations
-  solved = [
-    score.solve(config, ours, curvature.make(name), state.factors, batch)[0]
-    for name in names
-  ]
-  stacked = {
-    path: jnp.concatenate([one[path] for one in solved], axis=-3)
-    for path in ours.model.layers
-  }
+  damping = config.damping.to_dict()
+  asked = [solve.Answer(name, curvature.make(name), damping) for name in names]
+  batch = score.query_batch(config, ours, queries)
+  solved, _ = solve.solve(config, ours, asked, state.factors, batch)
   score.claim(
     folder,
     {
@@ -113,13 +107,14 @@ def _influence(config, workdir, folder, ours, queries) -> dict:
       **score.origin(config, ours, state.factors, queries),
     },
   )
+  numbers = np.arange(len(ours.corpus.sequences))
   scores = score_store.create(
     folder / 'scores.zarr',
     len(names) * len(queries),
-    len(ours.corpus.sequences),
+    len(numbers),
     config.score.chunk,
   )
-  score.scan(ours, stacked, scores, config.score.batch_tokens)
+  score.scan(config, ours, solved, numbers, scores, folder / 'summary')
   parts = np.split(scores.read(), len(names))
   return dict(zip(names, parts, strict=True))
 

@@ -1,37 +1,51 @@
-"""Scores queries against every sequence of the corpus and finds the top ones.
+"""Scores queries against the sequences of the corpus and finds the top ones.
 
   python -m experiments.score --config=configs/quickstart.py \
     --workdir=runs/quickstart
 
-Writes a folder (config.score.folder) of WORKDIR: scores.zarr (queries x
-sequences, nats, float32; sign and scale as in influence_jax.types),
-queries.json (with the completions' losses, nats), manifest.json, and
-top.parquet: the top and bottom sequences of each query with text, title, scores
-by token and by layer. The same command again goes on with what is missing and
-returns at once when nothing is.
+Writes a folder (config.score.folder) of WORKDIR:
+
+  top.parquet         the top and bottom sequences of each query with text,
+                      title, scores by token and by layer
+  candidates.parquet  the first score.refine of each, with the scan's score and
+                      the one of full rank
+  summary/            for each query: tops, sums, a histogram of all scores
+  scores.zarr         if score.matrix: answers x queries x sequences, float32
+  queries.json        with the completions' losses, nats
+  manifest.json       what it is of
+
+Sign and scale of scores are as in influence_jax.types. The same command again
+goes on with what is missing and returns at once when nothing is.
 Sections read: data, model, layers, curvature, fit, damping, score.
 """
 
 import os
 import pathlib
 
-import jax
 import numpy as np
 import tqdm
+from absl import logging
 from ml_collections import ConfigDict
 
-from experiments import common, fit_curvature, top_table, trained
+from experiments import (
+  common,
+  fit_curvature,
+  refine,
+  solve,
+  top_table,
+  trained,
+)
 from influence_jax import (
-  attribution,
-  curvature,
-  gradients,
-  influence,
+  contraction,
   score_store,
   sharding,
   store,
+  topk,
   types,
 )
+from influence_jax import scan as scan_lib
 from influence_jax.data import batches as batches_lib
+from influence_jax.data import candidates as candidates_lib
 from influence_jax.data import queries as queries_lib
 
 
@@ -39,38 +53,45 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   workdir = pathlib.Path(workdir)
   folder = workdir / config.score.folder
   ours = trained.load(config, workdir)
-  approximation = common.build('curvature', curvature.make, config.curvature)
-  state = fit_curvature.restore(
-    approximation,
+  asked = solve.answers(config)
+  factors = fit_curvature.restore(
+    asked[0].approximation,
     ours.model.layers,
     workdir,
     fit_curvature.expected_meta(config, ours),
     complete=True,
-  )
-  queries = queries_lib.read_queries(config.score.queries)
-  batch = query_batch(config, ours, queries)
-  claim(folder, origin(config, ours, state.factors, queries))
-  scores = score_store.create(
-    folder / 'scores.zarr',
-    len(queries),
-    len(ours.corpus.sequences),
-    config.score.chunk,
-  )
-  if not len(scores.missing()) and (folder / 'top.parquet').exists():
+  ).factors
+  read = queries_lib.read_queries(config.score.queries)
+  batch = query_batch(config, ours, read)
+  claim(folder, origin(config, ours, factors, read))
+  numbers = candidates(config, ours, batch)
+  scores = None
+  if config.score.matrix:
+    scores = score_store.create(
+      folder / 'scores.zarr',
+      len(asked) * len(read),
+      len(numbers),
+      config.score.chunk,
+    )
+  whole = scores is None or not len(scores.missing())
+  if whole and (folder / 'top.parquet').exists():
     return
   common.save_config(config, workdir)
-  solved, losses_K = solve(config, ours, approximation, state.factors, batch)
-  scan(ours, solved, scores, config.score.batch_tokens)
+  solved, losses_K = solve.solve(config, ours, asked, factors, batch)
+  summary = scan(config, ours, solved, numbers, scores, folder / 'summary')
   described = [
     {**query._asdict(), 'loss': float(loss)}
-    for query, loss in zip(queries, losses_K, strict=True)
+    for query, loss in zip(read, losses_K, strict=True)
   ]
   store.write_json(folder / 'queries.json', described)
-  rows = top_table.make(
-    ours, queries, solved, scores.read(), config.score.num_top,
-    config.score.batch_tokens,
-  )  # fmt: skip
-  top_table.write(folder / 'top.parquet', rows, ours.model.layers)
+  tops = refine.tops(config, ours, factors, batch, solved, summary)
+  layers = ours.model.layers
+  top_table.write(
+    folder / 'candidates.parquet', top_table.candidates(read, tops), layers
+  )
+  top_table.write(
+    folder / 'top.parquet', top_table.rows(ours, read, tops), layers
+  )
 
 
 def query_batch(
@@ -84,75 +105,88 @@ def query_batch(
   )
 
 
-def solve(
-  config: ConfigDict,
-  ours: trained.Trained,
-  approximation: types.Curvature,
-  factors: dict[str, types.Factors],
-  batch: types.Batch,
-) -> tuple[dict[str, jax.Array], np.ndarray]:
-  """(G + damping)^-1 g of all queries, {path: [*stack, K, I, O]}; losses [K].
+def candidates(
+  config: ConfigDict, ours: trained.Trained, batch: types.Batch
+) -> np.ndarray:
+  """Numbers of the sequences to scan, ascending: all, or what a filter takes.
 
-  Raises:
-    ValueError: a query's loss or gradient is not finite.
+  A filter (data.candidates) takes the union over queries of what their words
+  find.
   """
-  damping = influence.damping_of(
-    approximation, ours.model.layers, factors, **config.damping
-  )
-
-  @jax.jit
-  def solve_batch(params, factors, damping, batch):
-    g_KxIxO = gradients.layer_gradients(ours.model, params, batch)
-    outputs = ours.model.apply_fn(params, batch.inputs)
-    losses_K = ours.model.loss.per_sequence(outputs, batch.targets, batch.mask)
-    solved = influence.precondition(
-      approximation, ours.model.layers, factors, g_KxIxO, damping
+  sequences = ours.corpus.sequences
+  if config.score.candidates.method == 'all':
+    return np.arange(len(sequences))
+  lengths = [int(np.flatnonzero(row)[-1]) + 1 for row in batch.mask]
+  asked = [
+    np.append(inputs[1:n], targets[n - 1])
+    for inputs, targets, n in zip(
+      batch.inputs, batch.targets, lengths, strict=True
     )
-    return solved, losses_K
-
-  solved, losses_K = solve_batch(ours.params, factors, damping, batch)
-  for path, x in {**solved, 'the loss': losses_K}.items():
-    if not np.isfinite(x).all():
-      raise ValueError(
-        f'the queries have non-finite values at {path}: expected finite ones; '
-        'look at factor_health.json and raise the damping'
-      )
-  return solved, np.asarray(losses_K)
+  ]
+  chosen = candidates_lib.choose(
+    sequences=sequences, queries=asked, **config.score.candidates
+  )
+  return candidates_lib.union(chosen)
 
 
 def scan(
+  config: ConfigDict,
   ours: trained.Trained,
-  solved: dict[str, jax.Array],
-  scores: score_store.ScoreStore,
-  batch_tokens: int,
-) -> None:
-  """Fills in the chunks of `scores` that are missing."""
+  queries: contraction.Queries,
+  numbers: np.ndarray,
+  scores: score_store.ScoreStore | None,
+  folder: pathlib.Path,
+) -> topk.Summary:
+  """The summary of all queries over the sequences `numbers`, and `scores`.
+
+  Goes on from the last summary in `folder`; batches before it are scored again
+  only where `scores` misses a chunk.
+  """
   mesh = sharding.make_mesh()
   sequences = ours.corpus.sequences
-  wanted = np.zeros(len(sequences), bool)
-  for number in scores.missing():
-    wanted[scores.columns(number)] = True
-  plan = batches_lib.plan(
-    sequences, batch_tokens, multiple_of=mesh.shape['data']
+  plan = batches_lib.split(
+    sequences, numbers, config.score.batch_tokens,
+    multiple_of=mesh.shape['data'],
+  )  # fmt: skip
+  k = max(config.score.num_top, config.score.refine)
+  summary, done = _restore(folder, contraction.num_queries(queries), k)
+  wanted = np.zeros(len(numbers), bool)
+  for chunk in scores.missing() if scores else ():
+    wanted[scores.columns(chunk)] = True
+  starts = np.cumsum([0, *(len(spec.rows) for spec in plan)])
+  todo = [
+    i for i, spec in enumerate(plan)
+    if i >= done or wanted[starts[i] : starts[i + 1]].any()
+  ]  # fmt: skip
+  if todo:
+    spec = plan[-1]
+    shape = spec.size // mesh.shape['data'], spec.length
+    for path, road in scan_lib.roads(ours.model.layers, queries, shape).items():
+      logging.info('scan: %s by %s', path, road)
+  results = scan_lib.scan(
+    scan_lib.make_step(ours.model, mesh),
+    ours.params,
+    queries,
+    (batches_lib.get(sequences, plan[i]) for i in todo),
+    mesh,
   )
-  todo = [spec for spec in plan if wanted[spec.rows].any()]
+  bar = tqdm.tqdm(results, desc='score', total=len(todo), mininterval=1.0)
+  for i, (ids_B, scores_KxB) in zip(todo, bar, strict=True):
+    if scores is not None:
+      scores.put(int(starts[i]), scores_KxB)
+    if i < done:
+      continue
+    summary = topk.update(summary, ids_B, scores_KxB)
+    if (i + 1) % config.score.save_every == 0 or i + 1 == len(plan):
+      store.save(folder, i + 1, summary._asdict(), {'batches': len(plan)})
+  return summary
 
-  @jax.jit
-  def score_batch(params, solved, batch):
-    by_path = influence.pairwise(ours.model, params, solved, batch)
-    return attribution.total(by_path, ours.model.layers)
 
-  params, solved = sharding.replicate(mesh, (ours.params, solved))
-  waiting = None  # its scores are fetched while the next batch is under way
-  for spec in tqdm.tqdm([*todo, None], desc='score', mininterval=1.0):
-    next_one = None
-    if spec is not None:
-      batch = sharding.shard_batch(mesh, batches_lib.get(sequences, spec))
-      next_one = spec.rows, score_batch(params, solved, batch)
-    if waiting is not None:
-      rows, scores_BxK = waiting
-      scores.put(int(rows[0]), np.asarray(scores_BxK)[: len(rows)].T)
-    waiting = next_one
+def _restore(folder, num_queries, k) -> tuple[topk.Summary, int]:
+  found, blank = store.latest(folder), topk.start(num_queries, k)
+  if found is None:
+    return blank, 0
+  return store.like(blank, found.tree), found.step
 
 
 def origin(
@@ -168,6 +202,7 @@ def origin(
     'factors': store.fingerprint(factors),
     'damping': config.damping.to_dict(),
     'score': config.score.to_dict(),
+    'answers': [answer.label for answer in solve.answers(config)],
     'queries': [list(query) for query in queries],
   }
 

@@ -3,66 +3,57 @@
 import os
 import pathlib
 
-import jax
-import numpy as np
 import pyarrow
 import pyarrow.parquet
-import tqdm
 
-from experiments import trained
-from influence_jax import attribution, influence
-from influence_jax.data import batches as batches_lib
+from experiments import refine, trained
+from influence_jax import attribution
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 
 
-def top_sequences(
-  scores_N: np.ndarray, num_top: int
-) -> dict[str, list[tuple[int, float]]]:
-  """{'positive': [(sequence, score), ...], 'negative': ...}, extremes first.
-
-  Ties go to the smaller number; a kind has only scores of its sign.
-  """
-  found = {}
-  for kind, sign in (('positive', 1), ('negative', -1)):
-    order = np.argsort(-sign * scores_N, kind='stable')[:num_top]
-    kept = order[sign * scores_N[order] > 0]
-    found[kind] = [(int(n), float(scores_N[n])) for n in kept]
-  return found
-
-
-def make(
+def rows(
   ours: trained.Trained,
   queries: list[queries_lib.Query],
-  solved: dict[str, jax.Array],
-  scores_KxN: np.ndarray,
-  num_top: int,
-  batch_tokens: int,
+  tops: list[dict[str, list[refine.Top]]],
 ) -> list[dict]:
-  """Rows for influence_jax.report: `num_top` of each sign for each query.
+  """Rows for influence_jax.report: those of `tops` that have token scores.
 
   Token scores are by position: what is read there, the token before the one
   that is predicted (Sec. 3.3). They, and layer scores, add up to the score.
   """
-  tops = [top_sequences(scores_N, num_top) for scores_N in scores_KxN]
-  numbers = sorted(
-    {n for top in tops for pairs in top.values() for n, _ in pairs}
-  )
-  details = _details(ours, solved, numbers, batch_tokens)
   return [
     {
       'query_id': query.id,
       'kind': kind,
       'rank': rank,
-      'score': score,
-      **_describe(ours, n),
-      'token_scores': details[n][0][:, k].tolist(),
-      'layer_scores': details[n][1][:, k].tolist(),
+      'score': top.score,
+      'scan_score': top.scan_score,
+      **_describe(ours, top.sequence),
+      'token_scores': top.token_scores,
+      'layer_scores': top.layer_scores,
     }
-    for k, (query, top) in enumerate(zip(queries, tops, strict=True))
-    for kind, pairs in top.items()
-    for rank, (n, score) in enumerate(pairs, start=1)
+    for query, by_kind in zip(queries, tops, strict=True)
+    for kind, found in by_kind.items()
+    for rank, top in enumerate(found, start=1)
+    if top.token_scores is not None
   ]
+
+
+def candidates(
+  queries: list[queries_lib.Query], tops: list[dict[str, list[refine.Top]]]
+) -> list[dict]:
+  """All of `tops`, both scores, no text: what the two stages said."""
+  return [
+    {
+      'query_id': query.id, 'kind': kind, 'rank': rank,
+      'sequence': top.sequence, 'score': top.score,
+      'scan_score': top.scan_score,
+    }
+    for query, by_kind in zip(queries, tops, strict=True)
+    for kind, found in by_kind.items()
+    for rank, top in enumerate(found, start=1)
+  ]  # fmt: skip
 
 
 def write(path: str | os.PathLike, rows: list[dict], layers: dict) -> None:
@@ -82,29 +73,6 @@ def read(path: str | os.PathLike) -> tuple[list[dict], list[str]]:
   return table.to_pylist(), table.schema.metadata[b'layers'].decode().split(
     '\n'
   )
-
-
-def _details(ours, solved, numbers, batch_tokens):
-  """{sequence: (scores by position [T, K], by layer [layers, K])}."""
-
-  @jax.jit
-  def score_batch(params, solved, batch):
-    layers = ours.model.layers
-    by_path = influence.pairwise(ours.model, params, solved, batch)
-    by_layer = attribution.by_layer(by_path, layers)
-    tokens_BxTxK = attribution.tokenwise(ours.model, params, solved, batch)
-    return tokens_BxTxK, jax.numpy.stack([*by_layer.values()], axis=1)
-
-  sequences, found = ours.corpus.sequences, {}
-  plan = batches_lib.split(sequences, np.array(numbers, int), batch_tokens)
-  for spec in tqdm.tqdm(plan, desc='scores by token', mininterval=1.0):
-    batch = batches_lib.get(sequences, spec)
-    tokens_BxTxK, layers_BxLxK = score_batch(ours.params, solved, batch)
-    tokens_BxTxK, layers_BxLxK = map(np.asarray, (tokens_BxTxK, layers_BxLxK))
-    for b, n in enumerate(spec.rows.tolist()):
-      num_positions = len(sequences.row(n)) - 1
-      found[n] = tokens_BxTxK[b, :num_positions], layers_BxLxK[b]
-  return found
 
 
 def _describe(ours, n: int) -> dict:

@@ -8,6 +8,7 @@ import tempfile
 import jax
 import ml_collections
 import numpy as np
+import tiny_config
 from absl.testing import absltest
 
 from configs import quickstart as quickstart_config
@@ -25,7 +26,6 @@ from experiments import (
   trained,
 )
 from influence_jax import fit, score_store, store, training
-from tests import tiny_config
 
 
 class ExperimentsTest(absltest.TestCase):
@@ -60,7 +60,7 @@ class ExperimentsTest(absltest.TestCase):
     scores = self.scores(self.whole)
     for row in rows:
       self.assertAlmostEqual(
-        row['score'],
+        row['scan_score'],
         scores[['cat', 'dog'].index(row['query_id']), row['sequence']],
         places=6,
       )

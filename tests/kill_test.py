@@ -11,7 +11,8 @@ import time
 import numpy as np
 from absl.testing import absltest
 
-from influence_jax import score_store
+from experiments import top_table
+from influence_jax import score_store, store
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,6 +22,7 @@ def start(workdir: pathlib.Path) -> subprocess.Popen:
   cache = pathlib.Path(tempfile.gettempdir()) / 'influence_jax_kill_test_cache'
   environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(cache)}
   environment.pop('XLA_FLAGS', None)
+  environment['PYTHONPATH'] = str(ROOT / 'tests')
   command = [sys.executable, '-m', 'experiments.quickstart']
   command += ['--config=tests/tiny_config.py', f'--workdir={workdir}']
   with (workdir.parent / f'{workdir.name}.log').open('a') as log:
@@ -74,6 +76,14 @@ class KillTest(absltest.TestCase):
       start(killed).wait(), 0, (folder / 'killed.log').read_text()
     )
     np.testing.assert_array_equal(self.scores(killed), self.scores(whole))
+    summaries = [store.load(w / 'scores' / 'summary') for w in (killed, whole)]
+    self.assertEqual(*(store.fingerprint(found.tree) for found in summaries))
+    for name in ('top', 'candidates'):
+      rows = [
+        top_table.read(w / 'scores' / f'{name}.parquet')
+        for w in (killed, whole)
+      ]
+      self.assertEqual(*rows)
 
 
 if __name__ == '__main__':

@@ -67,7 +67,7 @@ class TokenizerTest(parameterized.TestCase):
   def test_the_same_texts_make_the_same_file_in_any_process(self):
     program = (
       'import sys; from influence_jax.data import tokenizer;'
-      'from tests import tokenizer_test as t;'
+      'import tokenizer_test as t;'
       'tokenizer.save(tokenizer.train(t.TEXTS, 290), sys.argv[1])'
     )
     root = pathlib.Path(__file__).parent.parent
@@ -76,7 +76,11 @@ class TokenizerTest(parameterized.TestCase):
       subprocess.run(
         [sys.executable, '-c', program, path],
         cwd=root,
-        env={**os.environ, 'RAYON_NUM_THREADS': threads},
+        env={
+          **os.environ,
+          'PYTHONPATH': str(root / 'tests'),
+          'RAYON_NUM_THREADS': threads,
+        },
         check=True,
       )
       tokenizer.save(self.tokenizer, self.path)

@@ -1,0 +1,140 @@
+"""The second stage of a scan: its top sequences, scored again at full rank.
+
+A low-rank scan may put a sequence a few places wrong; the order of the first m
+is settled here, query by query (`query_batch` at a time, so memory is theirs
+alone), in float32 or, if asked, in float64 throughout.
+"""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from experiments import common, solve, trained
+from influence_jax import attribution, contraction, models, topk, types
+from influence_jax.data import batches as batches_lib
+
+
+class Top(NamedTuple):
+  """One sequence that matters to one query; both scores in nats."""
+
+  sequence: int
+  scan_score: float  # of the scan, perhaps of low rank
+  score: float  # what it is ranked by: of full rank if it was refined
+  token_scores: list[float] | None = None
+  layer_scores: list[float] | None = None
+
+
+def tops(
+  config: ConfigDict,
+  ours: trained.Trained,
+  factors: dict[str, types.Factors],
+  batch: types.Batch,
+  queries: contraction.Queries,
+  summary: topk.Summary,
+) -> list[dict[str, list[Top]]]:
+  """{kind: Tops, extremes first} of each query, of the config's own answer.
+
+  The first `num_top` of a kind have scores by token and by layer. Ties go to
+  the smaller number; a kind has only scores of its sign.
+
+  Args:
+    batch: of the queries.
+    queries: as the scan had them, those of the first answer first.
+    summary: of the scan.
+  """
+  with _precision(config.score.refine_float64):
+    if config.score.refine_float64:
+      ours, factors = _widen(config, ours, factors)
+    details = jax.jit(functools.partial(_details, ours.model))
+    main = solve.answers(config)[:1]
+    solver = solve.make_solver(config, ours, main, factors, rank=None)
+    found, num = [], len(batch.inputs)
+    bar = tqdm.tqdm(total=num, desc='refine', mininterval=1.0)
+    for rows in solve.chunks(config, num):
+      mine = contraction.take(queries, rows)
+      if config.score.refine:
+        mine = solver(batch, rows)[0][0]
+      for k, n in enumerate(rows):
+        query = contraction.take(mine, [k])
+        found.append(_of_query(config, ours, details, query, summary, n))
+        bar.update()
+    bar.close()
+  return found
+
+
+def _of_query(config, ours, details, query, summary, n) -> dict:
+  """Tops of query n of the scan."""
+  ids, scores = summary.ids[n], summary.scores[n] * [[1], [-1]]
+  scan = {
+    int(i): float(score)
+    for i, score in zip(ids.flat, scores.flat, strict=True)
+    if i >= 0
+  }
+  exact = _exact(config, ours, details, query, sorted(scan))
+  result = {}
+  for sign, kind in ((1, 'positive'), (-1, 'negative')):
+    side = [int(i) for i in ids[(1 - sign) // 2] if i >= 0]
+    score = {
+      i: float(exact[i][1].sum()) if config.score.refine else scan[i]
+      for i in side
+    }
+    order = sorted(side, key=lambda i: (-sign * score[i], i))
+    best = [i for i in order if sign * score[i] > 0]
+    shown = best[: config.score.num_top]
+    result[kind] = [
+      Top(i, scan[i], score[i], *map(np.ndarray.tolist, exact[i]))
+      if i in shown
+      else Top(i, scan[i], score[i])
+      for i in best
+    ]
+  return result
+
+
+def _exact(config, ours, details, query, numbers) -> dict:
+  """{sequence: (scores by position, scores by layer)} of one query."""
+  sequences, found = ours.corpus.sequences, {}
+  plan = batches_lib.split(
+    sequences, np.array(numbers, int), config.score.batch_tokens
+  )
+  for spec in plan:
+    batch = batches_lib.get(sequences, spec)
+    tokens_BxT, layers_BxL = jax.device_get(details(ours.params, query, batch))
+    for b, i in enumerate(spec.rows.tolist()):
+      num_positions = len(sequences.row(i)) - 1
+      found[i] = tokens_BxT[b, :num_positions], layers_BxL[b]
+  return found
+
+
+def _details(model, params, query, batch):
+  """Scores of one query by position [B, T] and by layer [B, layers]."""
+  by_path = contraction.tokenwise_by_layer(model, params, query, batch)
+  by_layer = attribution.by_layer(by_path, model.layers)
+  scores_BxLxT = jnp.stack([*by_layer.values()], 1)[..., 0]
+  return scores_BxLxT.sum(1), scores_BxLxT.sum(2)
+
+
+def _precision(float64: bool):
+  return jax.enable_x64(True) if float64 else contextlib.nullcontext()
+
+
+def _widen(config, ours, factors):
+  """Model, parameters and factors in float64."""
+  hparams = ConfigDict({**config.model.to_dict(), 'dtype': 'float64'})
+  net = common.build('model', models.make, hparams)
+
+  def apply_fn(params, inputs):
+    return net.apply({'params': params}, inputs)
+
+  wide = functools.partial(
+    jax.tree.map, lambda x: jnp.asarray(np.asarray(x, np.float64))
+  )
+  ours = ours._replace(
+    model=ours.model._replace(apply_fn=apply_fn), params=wide(ours.params)
+  )
+  return ours, wide(factors)
