@@ -4,7 +4,8 @@
       --workdir=runs/benchmark --out=results/benchmark.json
 
 Each measurement is a process of its own; the two sides take turns. Each side's
-batch size is the fastest of a short list, found once (workdir/batches.json).
+batch size is the smallest of a short list that is within 5 % of the fastest,
+found once (workdir/batches.json).
 `compile_s` is of the first round, whose cache of compiled programs is empty;
 end_to_end_cold pays for it inside, end_to_end_warm finds the cache filled (the
 rival has its warm-up apart in both). One row a case and stage; rows of the same

@@ -32,7 +32,9 @@ _QUERY_BATCH = flags.DEFINE_integer(
 _REPEATS = flags.DEFINE_integer('repeats', 1, 'timed runs')
 _WARM_UP = flags.DEFINE_bool('warm_up', True, 'one batch before it is timed')
 _TUNE = flags.DEFINE_list(
-  'tune', [], 'only finds the fastest of these batch sizes'
+  'tune',
+  [],
+  'only finds the least of these batch sizes within 5 % of the best',
 )
 THREADS = 2  # of the machine that these figures come from
 
@@ -118,7 +120,9 @@ def _tune(run, sizes):
     if taken < 2:
       taken = min(taken, _seconds(run, batches, max(sizes))[0])
     seconds[size] = taken
-  return {'best': min(seconds, key=seconds.get), 'seconds': seconds}
+  good = 1.05 * min(seconds.values())  # as fast: then the one of less memory
+  best = min(size for size, taken in seconds.items() if taken <= good)
+  return {'best': best, 'seconds': seconds}
 
 
 def _seconds(run, batches, num):
