@@ -65,5 +65,15 @@ def get_config() -> ml_collections.ConfigDict:
     refine_float64=False,
     num_top=20,  # with scores by token and layer
   )
+  c.plan = dict(
+    compare=True,  # fit and score say what they will cost, and what they did
+    num_sequences=(
+      3500,
+      3300,
+      1700,
+      1700,
+    ),  # by bucket, until there is a corpus
+    num_queries=10,  # until there is a file of them
+  )
   c.report = dict(num_shown=3)
   return c

@@ -6,7 +6,7 @@
 Writes WORKDIR/factors/ (a checkpoint of the fit, at its end the factors) and
 factor_health.json, and prints a table of them. The same command again goes on
 from the last checkpoint and returns at once when all is fitted. Sections read:
-data, model, layers, curvature, fit, damping.
+data, model, layers, curvature, fit, damping, plan.
 """
 
 import json
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from rich import box, table
 
 from experiments import common, trained
+from experiments import plan as plan_lib
 from influence_jax import (
   curvature,
   fit,
@@ -62,19 +63,21 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
         {**meta, **place, **counts, 'commit': common.commit()},
       )  # fmt: skip
 
-    state = fit.fit(
-      approximation,
-      ours.model,
-      sharding.replicate(mesh, ours.params),
-      len(plan),
-      lambda cursor: batches_lib.get(sequences, plan[cursor]),
-      jax.random.key(config.fit.seed),
-      mesh=mesh,
-      targets=config.fit.targets,
-      state=state,
-      save=save,
-      save_every=config.fit.save_every,
-    )
+    resumed = state is not None
+    with plan_lib.compared(config, ours, workdir, 'fit', resumed=resumed):
+      state = fit.fit(
+        approximation,
+        ours.model,
+        sharding.replicate(mesh, ours.params),
+        len(plan),
+        lambda cursor: batches_lib.get(sequences, plan[cursor]),
+        jax.random.key(config.fit.seed),
+        mesh=mesh,
+        targets=config.fit.targets,
+        state=state,
+        save=save,
+        save_every=config.fit.save_every,
+      )
   damping = influence.damping_of(
     approximation, ours.model.layers, state.factors, **config.damping
   )

@@ -16,7 +16,7 @@ Writes a folder (config.score.folder) of WORKDIR:
 
 Sign and scale of scores are as in influence_jax.types. The same command again
 goes on with what is missing and returns at once when nothing is.
-Sections read: data, model, layers, curvature, fit, damping, score.
+Sections read: data, model, layers, curvature, fit, damping, score, plan.
 """
 
 import os
@@ -35,6 +35,7 @@ from experiments import (
   top_table,
   trained,
 )
+from experiments import plan as plan_lib
 from influence_jax import (
   contraction,
   score_store,
@@ -77,21 +78,23 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   if whole and (folder / 'top.parquet').exists():
     return
   common.save_config(config, workdir)
-  solved, losses_K = solve.solve(config, ours, asked, factors, batch)
-  summary = scan(config, ours, solved, numbers, scores, folder / 'summary')
-  described = [
-    {**query._asdict(), 'loss': float(loss)}
-    for query, loss in zip(read, losses_K, strict=True)
-  ]
-  store.write_json(folder / 'queries.json', described)
-  tops = refine.tops(config, ours, factors, batch, solved, summary)
-  layers = ours.model.layers
-  top_table.write(
-    folder / 'candidates.parquet', top_table.candidates(read, tops), layers
-  )
-  top_table.write(
-    folder / 'top.parquet', top_table.rows(ours, read, tops), layers
-  )
+  resumed = (folder / 'summary').exists()
+  with plan_lib.compared(config, ours, workdir, 'score', resumed=resumed):
+    solved, losses_K = solve.solve(config, ours, asked, factors, batch)
+    summary = scan(config, ours, solved, numbers, scores, folder / 'summary')
+    described = [
+      {**query._asdict(), 'loss': float(loss)}
+      for query, loss in zip(read, losses_K, strict=True)
+    ]
+    store.write_json(folder / 'queries.json', described)
+    tops = refine.tops(config, ours, factors, batch, solved, summary)
+    layers = ours.model.layers
+    top_table.write(
+      folder / 'candidates.parquet', top_table.candidates(read, tops), layers
+    )
+    top_table.write(
+      folder / 'top.parquet', top_table.rows(ours, read, tops), layers
+    )
 
 
 def query_batch(

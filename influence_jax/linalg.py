@@ -8,6 +8,7 @@ import numpy as np
 
 PRECISIONS = ('float64', 'float32')
 _COLUMNS = 256  # of a block of `upper_gram`: small ones are slow to multiply
+_BLOCKS = 8  # at most: they save 44 % of the products, more would save 50 %
 
 
 def upper_gram(x_BxTxI: jax.Array) -> jax.Array:
@@ -17,8 +18,8 @@ def upper_gram(x_BxTxI: jax.Array) -> jax.Array:
   columns do, 10 products instead of 16 for four blocks.
   """
   x_NxI = x_BxTxI.reshape(-1, x_BxTxI.shape[-1])
-  num_blocks = max(1, x_NxI.shape[1] // _COLUMNS)
-  blocks = jnp.split(x_NxI, [_COLUMNS * n for n in range(1, num_blocks)], 1)
+  num_blocks = min(_BLOCKS, max(1, x_NxI.shape[1] // _COLUMNS))
+  blocks = jnp.array_split(x_NxI, num_blocks, axis=1)
 
   def block(m, n):
     x, y = blocks[m], blocks[n]

@@ -27,5 +27,6 @@ def get_config() -> ml_collections.ConfigDict:
     query_batch=2,
   )
   c.score.queries = str(pathlib.Path(__file__).with_name('tiny_queries.jsonl'))
+  c.plan.compare = False
   c.retrieval.queries.update(num=4, prompt_words=3, completion_words=4)
   return c

@@ -1,0 +1,379 @@
+"""Says what fitting and scoring will cost, before anything is trained.
+
+  python -m experiments.plan --config=configs/quickstart.py \
+    --workdir=runs/quickstart
+
+Prints a table of stages and writes WORKDIR/plan.json: operations, bytes on the
+device by kind, on the host and on disk, seconds; fails, with advice, if
+they do not fit. The real steps are compiled and, where that is cheap, run a few
+times: half a minute for the quickstart. Numbers of sequences are the corpus's
+if WORKDIR has it, else config.plan's. `compared` is for the binaries that then
+run: WORKDIR/plan_measured.json gets the prediction beside what was measured.
+Sections read: data, model, layers, curvature, damping, fit, score, plan.
+"""
+
+import contextlib
+import math
+import os
+import pathlib
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import rich
+from absl import logging
+from ml_collections import ConfigDict
+from rich import box, table
+
+from experiments import common, solve, trained
+from influence_jax import (
+  calibration,
+  costs,
+  curvature,
+  losses,
+  models,
+  planner,
+  sharding,
+  store,
+  taps,
+  topk,
+  types,
+)
+from influence_jax.data import queries as queries_lib
+from influence_jax.data import sequences as sequences_lib
+from influence_jax.data import tokenizer as tokenizer_lib
+
+_ADVICE = {
+  'temporary': 'lower fit.batch_tokens, score.batch_tokens or '
+  'score.query_batch',
+  'queries': 'lower score.rank, or ask fewer queries or answers',
+  'sums': 'take curvature.name=ekfac_blocks with more blocks, or fewer layers',
+  'factors': 'take curvature.name=ekfac_blocks with more blocks, or fewer '
+  'layers',
+  'parameters': 'take a smaller model or a larger machine',
+}
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+  workdir = pathlib.Path(workdir)
+  model, params = abstract_model(config)
+  found = [
+    *fit_costs(config, model, params, workdir),
+    *score_costs(config, model, params, workdir),
+  ]
+  check(found, workdir)
+  rates = calibration.calibrate(found)
+  found = [
+    calibration.predict(cost, rates)._replace(step=None) for cost in found
+  ]
+  baseline = planner.resident()
+  rich.print(_table(found, baseline))
+  described = {
+    'stages': [record(cost) for cost in found],
+    'rates': rates,
+    'baseline_bytes': baseline,
+    'device': jax.devices()[0].device_kind,
+    'commit': common.commit(),
+  }
+  store.write_json(workdir / 'plan.json', described)
+
+
+def abstract_model(config: ConfigDict) -> tuple[types.Model, types.PyTree]:
+  """The config's model and the shapes of its parameters."""
+  net = common.build('model', models.make, config.model)
+  inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
+  params = jax.eval_shape(net.init, jax.random.key(0), inputs)['params']
+
+  def apply_fn(params, inputs):
+    return net.apply({'params': params}, inputs)
+
+  layers = taps.find_layers(apply_fn, params, inputs, config.layers).layers
+  return types.Model(apply_fn, losses.softmax_cross_entropy, layers), params
+
+
+def fit_costs(
+  config: ConfigDict,
+  model: types.Model,
+  params: types.PyTree,
+  workdir: pathlib.Path,
+) -> list[planner.Cost]:
+  """Of experiments.fit_curvature."""
+  numbers = num_sequences(config, workdir)
+  share = (config.fit.num_sequences or math.inf) / sum(numbers.values())
+  shapes = _shapes(numbers, config.fit.batch_tokens, min(share, 1))
+  return costs.fit_costs(
+    common.build('curvature', curvature.make, config.curvature),
+    planner.passes(model, params, shapes),
+    mesh=sharding.make_mesh(),
+    targets=config.fit.targets,
+  )
+
+
+def score_costs(
+  config: ConfigDict,
+  model: types.Model,
+  params: types.PyTree,
+  workdir: pathlib.Path,
+) -> list[planner.Cost]:
+  """Of experiments.score; a filter is taken to keep all that it may."""
+  c, asked = config.score, solve.answers(config)
+  numbers = num_sequences(config, workdir)
+  num, length = _queries(config, workdir)
+  wanted = sum(numbers.values())
+  if c.candidates.method != 'all':
+    wanted = min(wanted, num * c.candidates.per_query)
+  share = wanted / sum(numbers.values())
+  queries = costs.queries_of(model.layers, num * len(asked), c.rank)
+  shape = min(c.query_batch, num), length
+  chunks = math.ceil(num / c.query_batch)
+  batches = planner.passes(model, params, {shape: chunks * len(asked)})
+  over = planner.passes(model, params, _shapes(numbers, c.batch_tokens, share))
+  basis = asked[0].approximation
+  found = [
+    costs.solve_cost(
+      basis, batches, c.rank, queries, weighted=c.weighted, method=c.svd
+    )
+    if c.rank
+    else costs.solve_cost(basis, batches, None, queries),
+    _with_scores(
+      costs.scan_cost(over, queries, mesh=sharding.make_mesh()),
+      config, num * len(asked), wanted,
+    ),
+  ]  # fmt: skip
+  top = 2 * max(c.refine, c.num_top)
+  share = min(top / sum(numbers.values()), 1)
+  once = _shapes(numbers, c.batch_tokens, share)
+  details = over._replace(shapes={k: num * n for k, n in once.items()})
+  refined = [costs.refine_cost(details, queries)]
+  if c.refine:
+    batches = batches._replace(shapes={shape: chunks})
+    again = costs.solve_cost(basis, batches, None, queries)
+    refined.append(again._replace(stage='solve at full rank'))
+  return found + [
+    _doubled(x) if c.refine and c.refine_float64 else x for x in refined
+  ]
+
+
+def check(found: list[planner.Cost], workdir: str | os.PathLike) -> None:
+  """ValueError if a stage needs more memory or disk than there is."""
+  on_cpu = jax.default_backend() == 'cpu'
+  device, disk = available(), shutil.disk_usage(workdir).free
+  for cost in found:
+    need = sum(cost.device.values()) + (cost.host if on_cpu else 0)
+    if need > device:
+      largest = max(_ADVICE, key=lambda kind: cost.device.get(kind, 0))
+      kinds = {kind: _size(n) for kind, n in cost.device.items()}
+      raise ValueError(
+        f'{cost.stage} needs {_size(need)} of memory ({kinds}), '
+        f'{_size(device)} are available: {_ADVICE[largest]}'
+      )
+    if cost.disk > disk:
+      raise ValueError(
+        f'{cost.stage} needs {_size(cost.disk)} of disk, {_size(disk)} are '
+        f'free at {workdir}: choose another --workdir, or set '
+        'score.matrix=False'
+      )
+
+
+def available() -> int:
+  """Bytes that may still be allocated on a device."""
+  if jax.default_backend() != 'cpu':
+    found = jax.devices()[0].memory_stats()
+    return found['bytes_limit'] - found['bytes_in_use']
+  lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+  fields = dict(line.split(':') for line in lines)
+  return int(fields['MemAvailable'].split()[0]) * 2**10
+
+
+@contextlib.contextmanager
+def compared(
+  config: ConfigDict,
+  ours: trained.Trained,
+  workdir: str | os.PathLike,
+  what: str,
+  resumed: bool = False,
+) -> Iterator[list[planner.Cost]]:
+  """Predicts, checks and prints; after the block, says what it really took.
+
+  Does nothing unless config.plan.compare.
+
+  Args:
+    what: 'fit' or 'score'.
+    resumed: the block does only a part, so its seconds say little.
+
+  Raises:
+    ValueError: it does not fit.
+  """
+  if not config.plan.compare:
+    yield []
+    return
+  workdir = pathlib.Path(workdir)
+  costs_fn = {'fit': fit_costs, 'score': score_costs}[what]
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ours.params
+  )
+  found = costs_fn(config, ours.model, params, workdir)
+  check(found, workdir)
+  rates = calibration.calibrate(found)
+  found = [
+    calibration.predict(cost, rates)._replace(step=None) for cost in found
+  ]
+  baseline = planner.resident()
+  rich.print(_table(found, baseline))
+  _reset_peak()
+  start = time.perf_counter()
+  yield found
+  measured = {
+    'bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10,
+    'seconds': time.perf_counter() - start,
+  }
+  compare(workdir, what, found, baseline, measured, resumed)
+
+
+def compare(
+  workdir: pathlib.Path,
+  what: str,
+  found: list[planner.Cost],
+  baseline: int,
+  measured: dict,
+  resumed: bool = False,
+) -> dict:
+  """Appends the record to plan_measured.json, logs and returns it."""
+  predicted = {
+    'bytes': planner.peak(found, baseline),
+    'seconds': sum(cost.seconds for cost in found),
+  }
+  kept = {
+    'what': what,
+    'predicted': predicted,
+    'measured': measured,
+    'ratio': {key: measured[key] / predicted[key] for key in predicted},
+    'baseline_bytes': baseline,
+    'resumed': resumed,
+    'stages': [record(cost) for cost in found],
+    'commit': common.commit(),
+  }
+  path = workdir / 'plan_measured.json'
+  earlier = store.read_json(path) if path.exists() else []
+  store.write_json(path, [*earlier, kept])
+  logging.info(
+    '%s: %s and %.0f s predicted, %s and %.0f s measured%s', what,
+    _size(predicted['bytes']), predicted['seconds'], _size(measured['bytes']),
+    measured['seconds'], ' (resumed)' if resumed else '',
+  )  # fmt: skip
+  return kept
+
+
+def record(cost: planner.Cost) -> dict:
+  """What JSON holds of a cost."""
+  names = ('stage', 'flop', 'device', 'host', 'disk', 'seconds')
+  return {name: getattr(cost, name) for name in names}
+
+
+def num_sequences(config: ConfigDict, workdir: pathlib.Path) -> dict[int, int]:
+  """{T: number of sequences}: the corpus's, else config.plan's."""
+  if (workdir / 'sequences' / sequences_lib.INFO).exists():
+    records = sequences_lib.open(workdir / 'sequences').records
+    lengths, numbers = np.unique(records['bucket'], return_counts=True)
+    return dict(zip(lengths.tolist(), numbers.tolist(), strict=True))
+  if 'plan' not in config:
+    raise ValueError(
+      f'{workdir} has no corpus yet and the config has no section plan: make '
+      'the corpus (experiments.train), or write how many sequences of each '
+      'bucket there are, plan.num_sequences, and queries, plan.num_queries'
+    )
+  numbers = tuple(config.plan.num_sequences)
+  lengths = sequences_lib.bucket_lengths(
+    config.data.buckets, config.data.max_len
+  )
+  if len(numbers) != len(lengths):
+    raise ValueError(
+      f'plan.num_sequences is {numbers}: expected a number for each of the '
+      f'lengths {lengths}'
+    )
+  return dict(zip(lengths, numbers, strict=True))
+
+
+def _queries(config, workdir) -> tuple[int, int]:
+  """Their number and padded length, the longest there can be if not known."""
+  path = pathlib.Path(config.score.queries)
+  if not path.exists() and 'plan' in config:
+    return config.plan.num_queries, config.data.max_len
+  read = queries_lib.read_queries(path)
+  if not (workdir / 'tokenizer.json').exists():
+    return len(read), config.data.max_len
+  tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
+  batch = queries_lib.query_batch(
+    read, tokenizer, config.data.max_len, buckets=config.data.buckets
+  )
+  return batch.mask.shape
+
+
+def _shapes(numbers, batch_tokens, share) -> dict[tuple[int, int], int]:
+  """{(B, T): batches} of a share of the sequences, as `data.batches` cuts."""
+  multiple = sharding.make_mesh().shape['data']
+  found = {}
+  for length, num in numbers.items():
+    rows = max(1, batch_tokens // length // multiple) * multiple
+    if num:
+      found[rows, length] = math.ceil(num * share / rows)
+  return found
+
+
+def _with_scores(cost, config, num_queries, num_sequences) -> planner.Cost:
+  """With the summary and the matrix of scores."""
+  k = max(config.score.num_top, config.score.refine)
+  summary = num_queries * sum(x.nbytes for x in topk.start(1, k))
+  matrix = chunk = 0
+  if config.score.matrix:
+    matrix = 4 * num_queries * num_sequences
+    chunk = (8 + 4) * num_queries * config.score.chunk
+  return cost._replace(host=2 * summary + chunk, disk=3 * summary + matrix)
+
+
+def _doubled(cost) -> planner.Cost:
+  """In float64: numbers twice as wide, products half as fast."""
+  return cost._replace(
+    device={kind: 2 * n for kind, n in cost.device.items()},
+    flop={kind: 2 * n for kind, n in cost.flop.items()},
+  )
+
+
+def _reset_peak() -> None:
+  """Forgets the peak of this process's memory so far, where Linux lets us."""
+  with contextlib.suppress(OSError):
+    pathlib.Path('/proc/self/clear_refs').write_text('5')
+
+
+def _size(num_bytes: float) -> str:
+  names = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
+  power = min(int(math.log2(max(num_bytes, 1))) // 10, len(names) - 1)
+  return f'{num_bytes / 2 ** (10 * power):.3g} {names[power]}'
+
+
+def _table(found: list[planner.Cost], baseline: int) -> table.Table:
+  title = (
+    f'predicted: {_size(planner.peak(found, baseline))} at the peak of the '
+    f'process, {_size(baseline)} now; {sum(x.seconds for x in found):.0f} s'
+  )
+  view = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
+  for column in ('stage', 'GFLOP', 'device', 'host', 'disk', 'seconds'):
+    justify = 'left' if column == 'stage' else 'right'
+    view.add_column(column, justify=justify, no_wrap=True)
+  for cost in found:
+    view.add_row(
+      cost.stage,
+      f'{sum(cost.flop.values()) / 1e9:.3g}',
+      _size(sum(cost.device.values())),
+      _size(cost.host),
+      _size(cost.disk),
+      f'{cost.seconds:.3g}',
+    )
+  return view
+
+
+if __name__ == '__main__':
+  common.main(run)

@@ -1,0 +1,196 @@
+"""What the library's own stages will cost: `planner`'s figures for real steps.
+
+Shapes of factors and queries come from the curvature's own functions, so that a
+new approximation is planned without a line of code here.
+"""
+
+import math
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from influence_jax import (
+  contraction,
+  fit,
+  gradients,
+  influence,
+  linalg,
+  lowrank,
+  planner,
+  scan,
+  types,
+)
+
+_EIGH = 6 * 8  # bytes / n^2 on the host: float64 copies, vectors, workspace
+_KEPT = 3  # checkpoints on disk while one is written
+
+
+def factors_of(
+  curvature: types.Curvature, layers: dict, num_stages: int | None = None
+) -> tuple[dict[str, types.Factors], list[int]]:
+  """Factors after the first stages (None: all), as shapes, and n of every
+
+  [n, n] eigendecomposition on the way.
+  """
+  factors, sizes = {path: {} for path in layers}, []
+
+  def finish(stage, path, layer):
+    def psd_eigh(matrix_IxI, precision='float64'):
+      del precision
+      sizes.extend([len(matrix_IxI)] * math.prod(layer.stack))
+      return matrix_IxI[0], matrix_IxI
+
+    number = jax.ShapeDtypeStruct((), jnp.result_type(float))
+    counts = types.Counts(number, number)
+    sums = jax.eval_shape(lambda: stage.init(layer))
+    # The real one runs LAPACK on the host, which shapes cannot
+    with mock.patch.object(linalg, 'psd_eigh', psd_eigh):
+      return jax.eval_shape(  # anew: a trace of before would run no eigh
+        lambda *args: stage.finish(*args), factors[path], sums, counts
+      )
+
+  for stage in curvature.stages[:num_stages]:
+    factors = {path: finish(stage, path, x) for path, x in layers.items()}
+  return _stacked(layers, factors), sizes
+
+
+def queries_of(
+  layers: dict, num_queries: int, rank: int | None
+) -> contraction.Queries:
+  """Shapes of K queries; whole if rank is None."""
+
+  def one(layer):
+    K, I, O = num_queries, layer.num_in, layer.num_out  # noqa: E741
+    if rank is None:
+      return {'P': jnp.zeros((I, O, K))}
+    R = min(rank, I, O)
+    return {'U': jnp.zeros((K, I, R)), 'V': jnp.zeros((K, R, O))}
+
+  found = jax.eval_shape(lambda: {p: one(x) for p, x in layers.items()})
+  return _stacked(layers, found)
+
+
+def fit_costs(
+  curvature: types.Curvature,
+  over: planner.Passes,
+  *,
+  mesh: Mesh,
+  targets: str = 'model',
+) -> list[planner.Cost]:
+  """Of `fit.fit`: its stages, each with the eigendecompositions after it."""
+  costs, num_done = [], 0
+  for index, stage in enumerate(curvature.stages):
+    factors, _ = factors_of(curvature, over.model.layers, index)
+    after, sizes = factors_of(curvature, over.model.layers, index + 1)
+    begun = curvature._replace(stages=curvature.stages[index:])
+    state = jax.eval_shape(
+      lambda c=begun: fit.start(c, over.model.layers, mesh.shape['data'])
+    )
+    step = fit.make_step(over.model, stage, mesh, targets)
+    args = [
+      ('parameters', over.params), ('factors', factors),
+      ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
+      ('sums', state.counts), ('sums', state.sums),
+    ]  # fmt: skip
+    cost = planner.step_cost(stage.name, step, args, over)
+    sums, kept = planner.nbytes(state.sums), planner.nbytes(after)
+    # The fit holds what its sums began with beside those that run
+    cost.device['sums'] += sums
+    saved = sums + planner.nbytes(factors)
+    costs.append(cost._replace(host=saved, disk=_KEPT * saved))
+    if new := sizes[num_done:]:
+      costs.append(_eigh_cost(new, over, sums, kept))
+    num_done = len(sizes)
+  return costs
+
+
+def solve_cost(
+  curvature: types.Curvature,
+  over: planner.Passes,
+  rank: int | None,
+  queries: contraction.Queries,
+  **truncation: Any,
+) -> planner.Cost:
+  """Of the queries: gradients, (G + damping)^-1 and, with a rank, an SVD.
+
+  Args:
+    over: the queries' batches, once for each answer.
+    queries: all that are held at the end; their parts stand beside them.
+    truncation: for `lowrank.truncate`.
+  """
+  model, layers = over.model, over.model.layers
+  factors, _ = factors_of(curvature, layers)
+
+  @jax.jit
+  def solve(params, factors, batch):
+    g_KxIxO = gradients.layer_gradients(model, params, batch)
+    damping = influence.damping_of(curvature, layers, factors)
+    solved = influence.precondition(
+      curvature, layers, factors, g_KxIxO, damping
+    )
+    if rank is None:
+      return contraction.whole(solved)
+    return lowrank.truncate(
+      curvature, layers, factors, solved, rank, **truncation
+    )
+
+  args = [('parameters', over.params), ('factors', factors), ('batch', None)]
+  cost = planner.step_cost('solve', solve, args, over)
+  cost.device['queries'] = 2 * planner.nbytes(queries)
+  return cost
+
+
+def scan_cost(
+  over: planner.Passes, queries: contraction.Queries, *, mesh: Mesh
+) -> planner.Cost:
+  """Of the pass over the candidates, without what is kept of its scores."""
+  args = [('parameters', over.params), ('queries', queries), ('batch', None)]
+  step = scan.make_step(over.model, mesh)
+  return planner.step_cost('scan', step, args, over)
+
+
+def refine_cost(
+  over: planner.Passes, queries: contraction.Queries
+) -> planner.Cost:
+  """Of scoring again one whole query at a time, by layer and position.
+
+  Args:
+    over: the batches of all queries together.
+    queries: that are held beside it.
+  """
+
+  @jax.jit
+  def details(params, query, batch):
+    by_path = contraction.tokenwise_by_layer(over.model, params, query, batch)
+    return {path: (x.sum(-1), x.sum(-2)) for path, x in by_path.items()}
+
+  one = queries_of(over.model.layers, 1, None)
+  args = [('parameters', over.params), ('queries', one), ('batch', None)]
+  cost = planner.step_cost('refine', details, args, over)
+  cost.device['queries'] += planner.nbytes(queries)
+  return cost
+
+
+def _eigh_cost(sizes, over, sums, kept) -> planner.Cost:
+  # The sums it began with, those that ran, and these added up over devices
+  params = planner.nbytes(over.params)
+  return planner.Cost(
+    'eigendecomposition',
+    {'eigh': float(planner.EIGH * sum(n**3 for n in sizes))},
+    {'parameters': params, 'sums': 3 * sums, 'factors': kept},
+    host=_EIGH * max(sizes) ** 2 + kept,
+    disk=_KEPT * kept,
+  )
+
+
+def _stacked(layers, found):
+  return {
+    path: jax.tree.map(
+      lambda x, stack=layer.stack: x.update(shape=(*stack, *x.shape)),
+      found[path],
+    )
+    for path, layer in layers.items()
+  }

@@ -1,0 +1,109 @@
+import contextlib
+import io
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+import numpy as np
+import tiny_config
+from absl.testing import absltest
+
+from experiments import plan
+from influence_jax import planner
+
+_GIB = 2**30
+
+
+class PlanTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.config = tiny_config.get_config()
+    with self.config.unlocked():
+      self.config.plan = dict(
+        compare=True, num_sequences=(30, 50), num_queries=4
+      )
+    self.workdir = pathlib.Path(
+      self.enterContext(tempfile.TemporaryDirectory())
+    )
+
+  def test_a_plan_is_made_before_anything_is_trained(self):
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+      plan.run(self.config, self.workdir)
+    found = json.loads((self.workdir / 'plan.json').read_text())
+    stages = [stage['stage'] for stage in found['stages']]
+    self.assertEqual(
+      stages,
+      ['covariance', 'eigendecomposition', 'eigenvalue', 'solve', 'scan']
+      + ['refine', 'solve at full rank'],
+    )
+    for stage in found['stages']:
+      self.assertGreater(stage['seconds'], 0)
+      self.assertGreater(sum(stage['device'].values()), 0)
+    self.assertIn('eigenvalue', printed.getvalue())
+    self.assertEqual([p.name for p in self.workdir.iterdir()], ['plan.json'])
+
+  def test_sequences_are_of_the_config_or_it_says_what_is_missing(self):
+    found = plan.num_sequences(self.config, self.workdir)
+    self.assertEqual(found, {16: 30, 32: 50})
+    self.config.plan.num_sequences = (3,)
+    with self.assertRaisesRegex(ValueError, r'\(3,\).*\[16, 32\]'):
+      plan.num_sequences(self.config, self.workdir)
+    del self.config.plan
+    with self.assertRaisesRegex(ValueError, 'no corpus.*plan.num_sequences'):
+      plan.num_sequences(self.config, self.workdir)
+
+  def test_what_does_not_fit_is_refused_with_advice(self):
+    kinds = {'parameters': 1 * _GIB, 'queries': 4 * _GIB, 'temporary': _GIB}
+    cost = planner.Cost('scan', {}, kinds, disk=2**60)
+    with mock.patch.object(plan, 'available', lambda: 5 * _GIB):
+      with self.assertRaisesRegex(
+        ValueError, 'scan needs 6 GiB.*5 GiB are available.*score.rank'
+      ):
+        plan.check([cost], self.workdir)
+    with mock.patch.object(plan, 'available', lambda: 7 * _GIB):
+      with self.assertRaisesRegex(ValueError, 'of disk.*score.matrix'):
+        plan.check([cost], self.workdir)
+      plan.check([cost._replace(disk=1)], self.workdir)
+
+  def test_advice_is_about_what_takes_most(self):
+    advice = {
+      'temporary': 'batch_tokens', 'sums': 'ekfac_blocks',
+      'factors': 'ekfac_blocks', 'parameters': 'smaller model',
+    }  # fmt: skip
+    for kind, words in advice.items():
+      cost = planner.Cost('x', {}, {'queries': _GIB, kind: 2**50})
+      with self.assertRaisesRegex(ValueError, words):
+        plan.check([cost], self.workdir)
+
+  def test_a_run_is_measured_beside_its_prediction(self):
+    model, params = plan.abstract_model(self.config)
+    ours = mock.Mock(model=model, params=params)
+    with contextlib.redirect_stdout(io.StringIO()):
+      with plan.compared(self.config, ours, self.workdir, 'fit') as found:
+        taken = np.ones(2**27)  # 1 GiB
+        del taken
+    (kept,) = json.loads((self.workdir / 'plan_measured.json').read_text())
+    most = kept['baseline_bytes'] + 0.9 * _GIB
+    self.assertGreater(kept['measured']['bytes'], most)
+    self.assertLess(kept['predicted']['bytes'], most)
+    self.assertGreater(kept['measured']['seconds'], 0.1)
+    self.assertEqual(found[0].stage, kept['stages'][0]['stage'])
+    self.config.plan.compare = False
+    with plan.compared(self.config, ours, self.workdir, 'fit') as found:
+      self.assertEmpty(found)
+
+  def test_measurements_are_kept_beside_predictions(self):
+    cost = planner.Cost('scan', {}, {'x': 50}, 50, seconds=4.0)
+    measured = {'bytes': 330, 'seconds': 2.0}
+    for _ in range(2):
+      plan.compare(self.workdir, 'score', [cost, cost], 200, measured)
+    path = self.workdir / 'plan_measured.json'
+    first, second = json.loads(path.read_text())
+    self.assertEqual(first, second)
+    self.assertEqual(first['predicted'], {'bytes': 300, 'seconds': 8.0})
+    self.assertEqual(first['ratio'], {'bytes': 1.1, 'seconds': 0.25})
+
+
+if __name__ == '__main__':
+  absltest.main()
