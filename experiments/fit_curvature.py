@@ -19,8 +19,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from rich import box, table
 
-from experiments import common, trained
-from experiments import plan as plan_lib
+from experiments import common, compared, trained
 from influence_jax import (
   curvature,
   fit,
@@ -64,7 +63,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
       )  # fmt: skip
 
     resumed = state is not None
-    with plan_lib.compared(config, ours, workdir, 'fit', resumed=resumed):
+    with compared.prediction(config, ours, workdir, 'fit', resumed=resumed):
       state = fit.fit(
         approximation,
         ours.model,

@@ -7,28 +7,23 @@ Prints a table of stages and writes WORKDIR/plan.json: operations, bytes on the
 device by kind, on the host and on disk, seconds; fails, with advice, if
 they do not fit. The real steps are compiled and, where that is cheap, run a few
 times: half a minute for the quickstart. Numbers of sequences are the corpus's
-if WORKDIR has it, else config.plan's. `compared` is for the binaries that then
-run: WORKDIR/plan_measured.json gets the prediction beside what was measured.
+if WORKDIR has it, else config.plan's. What runs then says by itself how the
+prediction did (experiments.compared).
 Sections read: data, model, layers, curvature, damping, fit, score, plan.
 """
 
-import contextlib
 import math
 import os
 import pathlib
-import resource
 import shutil
-import time
-from collections.abc import Iterator
 
 import jax
 import numpy as np
 import rich
-from absl import logging
 from ml_collections import ConfigDict
 from rich import box, table
 
-from experiments import common, solve, trained
+from experiments import common, solve
 from influence_jax import (
   calibration,
   costs,
@@ -70,7 +65,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     calibration.predict(cost, rates)._replace(step=None) for cost in found
   ]
   baseline = planner.resident()
-  rich.print(_table(found, baseline))
+  rich.print(render(found, baseline))
   described = {
     'stages': [record(cost) for cost in found],
     'rates': rates,
@@ -165,14 +160,14 @@ def check(found: list[planner.Cost], workdir: str | os.PathLike) -> None:
     need = sum(cost.device.values()) + (cost.host if on_cpu else 0)
     if need > device:
       largest = max(_ADVICE, key=lambda kind: cost.device.get(kind, 0))
-      kinds = {kind: _size(n) for kind, n in cost.device.items()}
+      kinds = {kind: size(n) for kind, n in cost.device.items()}
       raise ValueError(
-        f'{cost.stage} needs {_size(need)} of memory ({kinds}), '
-        f'{_size(device)} are available: {_ADVICE[largest]}'
+        f'{cost.stage} needs {size(need)} of memory ({kinds}), '
+        f'{size(device)} are available: {_ADVICE[largest]}'
       )
     if cost.disk > disk:
       raise ValueError(
-        f'{cost.stage} needs {_size(cost.disk)} of disk, {_size(disk)} are '
+        f'{cost.stage} needs {size(cost.disk)} of disk, {size(disk)} are '
         f'free at {workdir}: choose another --workdir, or set '
         'score.matrix=False'
       )
@@ -186,85 +181,6 @@ def available() -> int:
   lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
   fields = dict(line.split(':') for line in lines)
   return int(fields['MemAvailable'].split()[0]) * 2**10
-
-
-@contextlib.contextmanager
-def compared(
-  config: ConfigDict,
-  ours: trained.Trained,
-  workdir: str | os.PathLike,
-  what: str,
-  resumed: bool = False,
-) -> Iterator[list[planner.Cost]]:
-  """Predicts, checks and prints; after the block, says what it really took.
-
-  Does nothing unless config.plan.compare.
-
-  Args:
-    what: 'fit' or 'score'.
-    resumed: the block does only a part, so its seconds say little.
-
-  Raises:
-    ValueError: it does not fit.
-  """
-  if not config.plan.compare:
-    yield []
-    return
-  workdir = pathlib.Path(workdir)
-  costs_fn = {'fit': fit_costs, 'score': score_costs}[what]
-  params = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ours.params
-  )
-  found = costs_fn(config, ours.model, params, workdir)
-  check(found, workdir)
-  rates = calibration.calibrate(found)
-  found = [
-    calibration.predict(cost, rates)._replace(step=None) for cost in found
-  ]
-  baseline = planner.resident()
-  rich.print(_table(found, baseline))
-  _reset_peak()
-  start = time.perf_counter()
-  yield found
-  measured = {
-    'bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10,
-    'seconds': time.perf_counter() - start,
-  }
-  compare(workdir, what, found, baseline, measured, resumed)
-
-
-def compare(
-  workdir: pathlib.Path,
-  what: str,
-  found: list[planner.Cost],
-  baseline: int,
-  measured: dict,
-  resumed: bool = False,
-) -> dict:
-  """Appends the record to plan_measured.json, logs and returns it."""
-  predicted = {
-    'bytes': planner.peak(found, baseline),
-    'seconds': sum(cost.seconds for cost in found),
-  }
-  kept = {
-    'what': what,
-    'predicted': predicted,
-    'measured': measured,
-    'ratio': {key: measured[key] / predicted[key] for key in predicted},
-    'baseline_bytes': baseline,
-    'resumed': resumed,
-    'stages': [record(cost) for cost in found],
-    'commit': common.commit(),
-  }
-  path = workdir / 'plan_measured.json'
-  earlier = store.read_json(path) if path.exists() else []
-  store.write_json(path, [*earlier, kept])
-  logging.info(
-    '%s: %s and %.0f s predicted, %s and %.0f s measured%s', what,
-    _size(predicted['bytes']), predicted['seconds'], _size(measured['bytes']),
-    measured['seconds'], ' (resumed)' if resumed else '',
-  )  # fmt: skip
-  return kept
 
 
 def record(cost: planner.Cost) -> dict:
@@ -342,22 +258,16 @@ def _doubled(cost) -> planner.Cost:
   )
 
 
-def _reset_peak() -> None:
-  """Forgets the peak of this process's memory so far, where Linux lets us."""
-  with contextlib.suppress(OSError):
-    pathlib.Path('/proc/self/clear_refs').write_text('5')
-
-
-def _size(num_bytes: float) -> str:
+def size(num_bytes: float) -> str:
   names = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
   power = min(int(math.log2(max(num_bytes, 1))) // 10, len(names) - 1)
   return f'{num_bytes / 2 ** (10 * power):.3g} {names[power]}'
 
 
-def _table(found: list[planner.Cost], baseline: int) -> table.Table:
+def render(found: list[planner.Cost], baseline: int) -> table.Table:
   title = (
-    f'predicted: {_size(planner.peak(found, baseline))} at the peak of the '
-    f'process, {_size(baseline)} now; {sum(x.seconds for x in found):.0f} s'
+    f'predicted: {size(planner.peak(found, baseline))} at the peak of the '
+    f'process, {size(baseline)} now; {sum(x.seconds for x in found):.0f} s'
   )
   view = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
   for column in ('stage', 'GFLOP', 'device', 'host', 'disk', 'seconds'):
@@ -367,9 +277,9 @@ def _table(found: list[planner.Cost], baseline: int) -> table.Table:
     view.add_row(
       cost.stage,
       f'{sum(cost.flop.values()) / 1e9:.3g}',
-      _size(sum(cost.device.values())),
-      _size(cost.host),
-      _size(cost.disk),
+      size(sum(cost.device.values())),
+      size(cost.host),
+      size(cost.disk),
       f'{cost.seconds:.3g}',
     )
   return view

@@ -29,13 +29,13 @@ from ml_collections import ConfigDict
 
 from experiments import (
   common,
+  compared,
   fit_curvature,
   refine,
   solve,
   top_table,
   trained,
 )
-from experiments import plan as plan_lib
 from influence_jax import (
   contraction,
   score_store,
@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     return
   common.save_config(config, workdir)
   resumed = (folder / 'summary').exists()
-  with plan_lib.compared(config, ours, workdir, 'score', resumed=resumed):
+  with compared.prediction(config, ours, workdir, 'score', resumed=resumed):
     solved, losses_K = solve.solve(config, ours, asked, factors, batch)
     summary = scan(config, ours, solved, numbers, scores, folder / 'summary')
     described = [

@@ -9,7 +9,7 @@ import numpy as np
 import tiny_config
 from absl.testing import absltest
 
-from experiments import plan
+from experiments import compared, plan
 from influence_jax import planner
 
 _GIB = 2**30
@@ -80,7 +80,7 @@ class PlanTest(absltest.TestCase):
     model, params = plan.abstract_model(self.config)
     ours = mock.Mock(model=model, params=params)
     with contextlib.redirect_stdout(io.StringIO()):
-      with plan.compared(self.config, ours, self.workdir, 'fit') as found:
+      with compared.prediction(self.config, ours, self.workdir, 'fit') as found:
         taken = np.ones(2**27)  # 1 GiB
         del taken
     (kept,) = json.loads((self.workdir / 'plan_measured.json').read_text())
@@ -90,14 +90,14 @@ class PlanTest(absltest.TestCase):
     self.assertGreater(kept['measured']['seconds'], 0.1)
     self.assertEqual(found[0].stage, kept['stages'][0]['stage'])
     self.config.plan.compare = False
-    with plan.compared(self.config, ours, self.workdir, 'fit') as found:
+    with compared.prediction(self.config, ours, self.workdir, 'fit') as found:
       self.assertEmpty(found)
 
   def test_measurements_are_kept_beside_predictions(self):
     cost = planner.Cost('scan', {}, {'x': 50}, 50, seconds=4.0)
     measured = {'bytes': 330, 'seconds': 2.0}
     for _ in range(2):
-      plan.compare(self.workdir, 'score', [cost, cost], 200, measured)
+      compared.compare(self.workdir, 'score', [cost, cost], 200, measured)
     path = self.workdir / 'plan_measured.json'
     first, second = json.loads(path.read_text())
     self.assertEqual(first, second)
