@@ -1,0 +1,57 @@
+"""How well compressed scores agree with exact ones, query by query."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def agreement(
+  scores_KxN: np.ndarray, exact_KxN: np.ndarray, num_top: int
+) -> dict[str, dict]:
+  """Of each query over the sequences, against its exact scores: `summary` of
+
+  Pearson's and Spearman's correlation and the overlap of the two top `num_top`.
+  """
+  pairs = list(zip(scores_KxN, exact_KxN, strict=True))
+  return {
+    'pearson': summary([stats.pearsonr(x, y).statistic for x, y in pairs]),
+    'spearman': summary([stats.spearmanr(x, y).statistic for x, y in pairs]),
+    'overlap': summary(refined(scores_KxN, exact_KxN, num_top, num_top)),
+  }
+
+
+def refined(
+  scores_KxN: np.ndarray, exact_KxN: np.ndarray, rescored: int, num_top: int
+) -> np.ndarray:
+  """Share of the exact top `num_top` in that of a search in two stages, [K].
+
+  The first `rescored` by `scores_KxN` are put in the order of exact scores.
+  """
+  first_KxM = _top(scores_KxN, rescored)
+  again_KxM = np.take_along_axis(exact_KxN, first_KxM, axis=1)
+  found_KxM = np.take_along_axis(first_KxM, _top(again_KxM, num_top), axis=1)
+  true_KxM = _top(exact_KxN, num_top)
+  return (found_KxM[:, :, None] == true_KxM[:, None]).any(1).mean(1)
+
+
+def summary(x_K: Sequence[float]) -> dict:
+  """Over the queries; ValueError if a value is not finite."""
+  if not np.isfinite(x_K).all():
+    raise ValueError(
+      f'a query has scores that are not finite or all the same: {x_K}, '
+      'expected finite correlations; look at factor_health.json'
+    )
+  return {
+    'median': float(np.median(x_K)),
+    'min': float(np.min(x_K)),
+    'max': float(np.max(x_K)),
+    'mean': float(np.mean(x_K)),
+    'quartiles': np.quantile(x_K, (0.25, 0.75)).tolist(),
+    'per_query': np.asarray(x_K, float).tolist(),
+  }
+
+
+def _top(scores_KxN, num):
+  """Places of the largest, best first; the earlier one of a tie."""
+  return np.argsort(-scores_KxN, axis=1, kind='stable')[:, :num]

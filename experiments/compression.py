@@ -1,0 +1,203 @@
+"""How much of a score survives each economy?
+
+  python -m experiments.compression --config=configs/compression.py \
+    --workdir=runs/quickstart
+
+Scores some queries against some sequences, once as they are and once with each
+economy, and compares the scores of every query over the sequences:
+
+* rank: low-rank queries, plain and weighted, by exact and randomised singular
+  value decomposition (Sec. 3.2.2, Fig. 30); and what re-scoring the first m at
+  full rank mends.
+* blocks: A and S made of diagonal blocks (App. A), against one block; all of
+  one pass, so of the same sequences and draws.
+* precision: a narrower dtype of the model's computation, against float32.
+* draw: other labels drawn for the Fisher matrix. Not an economy: the noise that
+  the others are to be seen beside.
+
+Goes on after the last part that is in WORKDIR/compression; writes a JSON file a
+part, result.json and compression.png there. Needs a fitted workdir, of any
+model. Most of its time is compilation: about 10 minutes of 2 cores for the
+quickstart's, less the second time.
+Sections read: data, model, train (its seed), layers, curvature, fit, damping,
+compression.
+"""
+
+import os
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import rich
+from absl import logging
+from ml_collections import ConfigDict
+from rich import box, table
+
+from experiments import (
+  common,
+  compression_figure,
+  compression_parts,
+  fit_curvature,
+  retrieval,
+  trained,
+)
+from influence_jax import (
+  curvature,
+  store,
+)
+from influence_jax.data import batches as batches_lib
+from influence_jax.data import queries as queries_lib
+from influence_jax.report import figures
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
+  workdir = pathlib.Path(workdir)
+  study = _open(config, workdir)
+  folder = workdir / 'compression'
+  result = {
+    'command': shlex.join(
+      ['python', '-m', 'experiments.compression', *sys.argv[1:]]
+    ),
+    'commit': common.commit(),
+    'config': config.to_dict(),
+    'seeds': {
+      'train': config.train.seed,
+      'fit': config.fit.seed,
+      'queries': config.compression.queries.seed,
+      'draw': config.compression.draw.seed,
+    },
+    'queries': [list(query) for query in study.queries],
+    'sequences': sum(len(spec.rows) for spec in study.plan),
+    'parts': {
+      name: _part(folder, name, study, fn)
+      for name, fn in compression_parts.PARTS.items()
+    },
+  }
+  store.write_json(folder / 'result.json', result)
+  figures.save(
+    compression_figure.draw(result['parts']), folder / 'compression.png'
+  )
+  for view in _tables(result):
+    rich.print(view)
+  return result
+
+
+def _open(config: ConfigDict, workdir: pathlib.Path) -> compression_parts.Study:
+  ours = trained.load(config, workdir)
+  approximation = common.build('curvature', curvature.make, config.curvature)
+  state = fit_curvature.restore(
+    approximation, ours.model.layers, workdir,
+    fit_curvature.expected_meta(config, ours), complete=True,
+  )  # fmt: skip
+  section = config.compression
+  path, drawn = section.queries.path, {**section.queries}
+  del drawn['path']
+  plan = batches_lib.plan(
+    ours.corpus.sequences, section.batch_tokens, limit=section.num_sequences
+  )
+  queries = queries_lib.read_queries(path)
+  if section.queries.num:
+    queries += retrieval.make_queries(ours, **drawn)[1]
+  return compression_parts.Study(
+    config, ours, approximation, state.factors, queries, plan
+  )
+
+
+def _part(
+  folder, name: str, study: compression_parts.Study, fn: Callable
+) -> dict:
+  """What `fn` finds, kept in a file; ValueError if that is of another run."""
+  path = folder / f'{name}.json'
+  section = study.config.compression.to_dict()
+  origin = {
+    'params': study.ours.params_fingerprint,
+    'data': study.ours.corpus.sequences.fingerprint,
+    'factors': store.fingerprint(study.factors),
+    'fit': study.config.fit.to_dict(),
+    'damping': study.config.damping.to_dict(),
+    'queries': [list(query) for query in study.queries],
+    'num_sequences': section['num_sequences'],
+    'num_top': section['num_top'],
+    name: section[name],
+  }
+  if path.exists():
+    part = store.read_json(path)
+    store.check(part['origin'], origin, str(path))
+    logging.info('compression: %s is done', name)
+    return part
+  started = time.perf_counter()
+  part = {'origin': origin, 'commit': common.commit(), **fn(study)}
+  part['seconds'] = time.perf_counter() - started
+  store.write_json(path, part)
+  return part
+
+
+def _tables(result: dict) -> list[table.Table]:
+  parts = result['parts']
+  title = (
+    f'{len(result["queries"])} queries x {result["sequences"]} sequences, '
+    'against exact scores: median, least; overlap: mean, least'
+  )
+  return [
+    _table(title, ('rank', 'weighted', 'method'), parts['rank']['rows']),
+    _table_two_stage(parts['rank']['two_stage']),
+    _table(
+      'blocks a side, against one; bytes of A and S, of all factors',
+      ('blocks', 'covariance_bytes', 'factor_bytes'), parts['blocks']['rows'],
+    ),
+    _table('narrower dtype', ('of',), parts['precision']['rows']),
+    _table('other labels drawn', ('fit_seed',), parts['draw']['rows']),
+  ]  # fmt: skip
+
+
+_HEADS = {'covariance_bytes': 'A and S', 'factor_bytes': 'factors'}
+
+
+def _table(title: str, keys: Sequence[str], rows: list[dict]) -> table.Table:
+  names = [_HEADS.get(key, key) for key in keys]
+  view = _view(title, *names, 'Pearson', 'Spearman', 'overlap')
+  for row in rows:
+    view.add_row(
+      *[str(row[key]) for key in keys],
+      *[_cell(row[key]) for key in ('pearson', 'spearman')],
+      _share(row['overlap']),
+    )
+  return view
+
+
+def _table_two_stage(rows: list[dict]) -> table.Table:
+  """A column a number of re-scored ones: mean overlap and the least."""
+  counts = list(dict.fromkeys(row['rescored'] for row in rows))
+  kinds = {}
+  for row in rows:
+    kind = (row['rank'], row['weighted'], row['method'])
+    kinds.setdefault(kind, []).append(row['overlap'])
+  view = _view(
+    'exact top found after re-scoring the first m: mean, least',
+    'rank', 'weighted', 'method', *[f'm = {m}' for m in counts],
+  )  # fmt: skip
+  for kind, overlaps in kinds.items():
+    view.add_row(*map(str, kind), *map(_share, overlaps))
+  return view
+
+
+def _view(title, *columns):
+  view = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
+  for column in columns:
+    view.add_column(column, justify='right', no_wrap=True)
+  return view
+
+
+def _share(x: dict) -> str:
+  return f'{x["mean"]:.3f} {x["min"]:.1f}'
+
+
+def _cell(x: dict) -> str:
+  digits = [f'{x[key]:.5f}' for key in ('median', 'min')]
+  return ' '.join(text.removeprefix('0') for text in digits)
+
+
+if __name__ == '__main__':
+  common.main(run)
