@@ -75,12 +75,14 @@ def flop(
   if not rank:
     B = np.prod(_parts(B, _GROUP // (I * O)))  # parts are filled up
     return {'gradient': 2.0 * I * O * B * (T + K)}
-  groups, held = _parts(B, _BATCH // (I * O))
+  size = _GROUP if K <= _BLOCK else _BATCH  # numbers of gradients held
+  groups, held = _parts(B, size // (I * O))
+  times = 1 if K <= _BLOCK else groups  # that queries are multiplied out
   blocks = _BLOCK, _TOKENS_BLOCK
   K_gradient, K_tokens = (np.prod(_parts(K, n)) for n in blocks)
-  rows_held = held * (T + K_gradient) + K_gradient * R
+  rows = groups * held * (T + K_gradient)
   return {
-    'gradient': 2.0 * I * O * groups * rows_held,
+    'gradient': 2.0 * I * O * (rows + times * K_gradient * R),
     'tokens': 2.0 * B * T * K_tokens * R * (I + O + 1),
   }
 
@@ -157,6 +159,8 @@ def tokenwise_by_layer(
 
 def _by_gradient(a_BxTxI, ds_BxTxO, one):
   size = a_BxTxI.shape[-1] * ds_BxTxO.shape[-1]
+  if 'U' in one and len(one['U']) <= _BLOCK:
+    one = {'P': jnp.moveaxis(one['U'] @ one['V'], 0, -1)}
   if 'P' in one:
     return _in_parts(
       lambda a, ds: _form(a, ds).reshape(len(a), -1)

@@ -58,8 +58,8 @@ def truncate(
       U, V = (U * s[None])[:, :rank] / w_Ix1, V[:rank] / w_1xO
       if weighted:  # back from the eigenbasis: UV has rank R there and here
         P_IxO = curvature.unrotate(one_factors, U @ V)
-        U, s, V = _svd(P_IxO, min(rank, *shape), 1)
-        U, V = (U * s[None])[:, :rank], V[:rank]
+        U = _range(P_IxO, min(rank, *shape))
+        V = U.T @ P_IxO
       return {'U': U, 'V': V}
 
     return jax.lax.map(one, P_KxIxO)
@@ -85,10 +85,15 @@ def _svd(P_IxO, width, num_iterations):
   """(U, s, V), exact if there is no `width`."""
   if width is None or width >= min(P_IxO.shape):
     return jnp.linalg.svd(P_IxO, full_matrices=False)
-  rng = jax.random.key(0)  # which sketch hardly matters; the same one always
-  Y = P_IxO @ jax.random.normal(rng, (P_IxO.shape[1], width), P_IxO.dtype)
+  Q = _range(P_IxO, width)
   for _ in range(num_iterations):
-    Y = P_IxO @ (P_IxO.T @ jnp.linalg.qr(Y)[0])
-  Q = jnp.linalg.qr(Y)[0]
+    Q = jnp.linalg.qr(P_IxO @ (P_IxO.T @ Q))[0]
   U, s, V = jnp.linalg.svd(Q.T @ P_IxO, full_matrices=False)
   return Q @ U, s, V
+
+
+def _range(P_IxO, width):
+  """An orthonormal basis [I, width] of most of what P's columns span."""
+  rng = jax.random.key(0)  # which sketch hardly matters; the same one always
+  sketch = jax.random.normal(rng, (P_IxO.shape[1], width), P_IxO.dtype)
+  return jnp.linalg.qr(P_IxO @ sketch)[0]

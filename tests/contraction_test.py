@@ -324,11 +324,14 @@ class MemoryTest(parameterized.TestCase):
     self.assertLessEqual(max(computed), 512 * 7 * 10)
     self.assertLess(max(computed), sum(given) / 3)
 
-  @parameterized.parameters(False, True)
-  def test_the_batchs_gradients_are_formed_a_group_at_a_time(self, low):
+  @parameterized.parameters(
+    (0, 5, '_GROUP', 0), (2, 5, '_GROUP', 5), (2, 40, '_BATCH', 20)
+  )  # fmt: skip
+  def test_the_batchs_gradients_are_formed_a_group_at_a_time(
+    self, rank, num, name, multiplied_out
+  ):
     tokens = [jax.ShapeDtypeStruct((24, 4, n), float) for n in (20, 30)]
-    one = _shapes(20, 30, 5, 2 * low)
-    name = '_BATCH' if low else '_GROUP'
+    one = _shapes(20, 30, num, rank)
     for rows in (1, 3, 8):
       with mock.patch.object(contraction, name, rows * 600 + 1):
         fn = functools.partial(contraction._by_gradient)
@@ -340,7 +343,7 @@ class MemoryTest(parameterized.TestCase):
       ]
       self.assertIn(rows * 600, [math.prod(x) for x in gradients])
       self.assertLessEqual(
-        max(math.prod(x) for x in gradients), max(rows, 5 * low) * 600
+        max(math.prod(x) for x in gradients), max(rows, multiplied_out) * 600
       )
 
 
