@@ -12,6 +12,7 @@ from configs import quickstart
 def with_compression(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """`c`, of any trained workdir, with the study's section."""
   c.compression = dict(
+    parts=('rank', 'blocks', 'precision', 'draw'),
     num_sequences=2000,  # candidates, evenly spread
     batch_tokens=4096,  # low-rank queries are multiplied out once a batch
     num_top=10,  # whose overlap is counted

@@ -16,7 +16,7 @@ economy, and compares the scores of every query over the sequences:
   the others are to be seen beside.
 
 Goes on after the last part that is in WORKDIR/compression; writes a JSON file a
-part, result.json and compression.png there. Needs a fitted workdir, of any
+part, result.json and, if config.compression.parts has all, compression.png. Needs a fitted workdir, of any
 model. Most of its time is compilation: about 10 minutes of 2 cores for the
 quickstart's, less the second time.
 Sections read: data, model, train (its seed), layers, curvature, fit, damping,
@@ -71,14 +71,14 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     'queries': [list(query) for query in study.queries],
     'sequences': sum(len(spec.rows) for spec in study.plan),
     'parts': {
-      name: _part(folder, name, study, fn)
-      for name, fn in compression_parts.PARTS.items()
+      name: _part(folder, name, study, compression_parts.PARTS[name])
+      for name in config.compression.parts
     },
   }
   store.write_json(folder / 'result.json', result)
-  figures.save(
-    compression_figure.draw(result['parts']), folder / 'compression.png'
-  )
+  if set(result['parts']) == set(compression_parts.PARTS):
+    drawn = compression_figure.draw(result['parts'])
+    figures.save(drawn, folder / 'compression.png')
   for view in _tables(result):
     rich.print(view)
   return result
@@ -140,16 +140,23 @@ def _tables(result: dict) -> list[table.Table]:
     f'{len(result["queries"])} queries x {result["sequences"]} sequences, '
     'against exact scores: median, least; overlap: mean, least'
   )
-  return [
-    _table(title, ('rank', 'weighted', 'method'), parts['rank']['rows']),
-    _table_two_stage(parts['rank']['two_stage']),
-    _table(
+  views = []
+  if 'rank' in parts:
+    keys = ('rank', 'weighted', 'method')
+    views.append(_table(title, keys, parts['rank']['rows']))
+    views.append(_table_two_stage(parts['rank']['two_stage']))
+  for name, title, keys in (
+    (
+      'blocks',
       'blocks a side, against one; bytes of A and S, of all factors',
-      ('blocks', 'covariance_bytes', 'factor_bytes'), parts['blocks']['rows'],
+      ('blocks', 'covariance_bytes', 'factor_bytes'),
     ),
-    _table('narrower dtype', ('of',), parts['precision']['rows']),
-    _table('other labels drawn', ('fit_seed',), parts['draw']['rows']),
-  ]  # fmt: skip
+    ('precision', 'narrower dtype', ('of',)),
+    ('draw', 'other labels drawn', ('fit_seed',)),
+  ):
+    if name in parts:
+      views.append(_table(title, keys, parts[name]['rows']))
+  return views
 
 
 _HEADS = {'covariance_bytes': 'A and S', 'factor_bytes': 'factors'}
