@@ -16,9 +16,9 @@ economy, and compares the scores of every query over the sequences:
   the others are to be seen beside.
 
 Goes on after the last part that is in WORKDIR/compression; writes a JSON file a
-part, result.json and, if config.compression.parts has all, compression.png. Needs a fitted workdir, of any
-model. Most of its time is compilation: about 10 minutes of 2 cores for the
-quickstart's, less the second time.
+part, result.json and, of all parts, compression.png. config.compression.parts
+says which. Needs a fitted workdir, of any model. Most of its time is
+compilation.
 Sections read: data, model, train (its seed), layers, curvature, fit, damping,
 compression.
 """
