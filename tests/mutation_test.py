@@ -576,10 +576,10 @@ def _gradients_of_single_positions(a_BxTxI, ds_BxTxO):
   return jnp.einsum('bi,bo->bio', a_BxTxI.sum(1), ds_BxTxO.sum(1))
 
 
-@_breaks('contracted', contraction, '_by_token')
-def _ranks_that_meet_crosswise(a_BxTxI, ds_BxTxO, one):
-  into = jnp.einsum('bti,kir->btk', a_BxTxI, one['U'])
-  return into * jnp.einsum('bto,kro->btk', ds_BxTxO, one['V'])
+@_breaks('contracted', contraction, '_project')
+def _ranks_that_meet_crosswise(a_BxTxI, ds_BxTxO, one, finish):
+  into = jnp.einsum('bti,kir->kbt', a_BxTxI, one['U'])
+  return finish(into * jnp.einsum('bto,kro->kbt', ds_BxTxO, one['V']))
 
 
 @_breaks('contracted', contraction, '_in_parts')
