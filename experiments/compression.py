@@ -131,7 +131,7 @@ def _part(
   part = {'origin': origin, 'commit': common.commit(), **fn(study)}
   part['seconds'] = time.perf_counter() - started
   store.write_json(path, part)
-  return part
+  return store.read_json(path)  # as the next run finds it
 
 
 def _tables(result: dict) -> list[table.Table]:
