@@ -66,7 +66,7 @@ def get_config() -> ml_collections.ConfigDict:
     num_top=20,  # with scores by token and layer
   )
   c.plan = dict(
-    compare=True,  # fit and score say what they will cost, and what they did
+    compare=False,  # fit and score say what they will cost, and what they did
     num_sequences=(
       3500,
       3300,
