@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from experiments import agreement, common, trained
+from experiments import agreement, trained
 from influence_jax import (
   attribution,
   contraction,
@@ -19,9 +18,7 @@ from influence_jax import (
   fit,
   gradients,
   influence,
-  losses,
   lowrank,
-  models,
   sharding,
   taps,
   types,
@@ -152,7 +149,10 @@ def _blocks(study: Study) -> dict:
 def _precision(study: Study) -> dict:
   """Rows of what is computed in the narrower dtype."""
   dtype = study.config.compression.precision.dtype
-  model, narrow = study.ours.model, _with_dtype(study, dtype)
+  model, narrow = (
+    study.ours.model,
+    trained.with_dtype(study.config, study.ours.model, dtype),
+  )
   approximation, seed = study.approximation, study.config.fit.seed
   solved = _solve(study, model, approximation, study.factors)
   exact_KxN = _scan_whole(study, model, {'exact': solved})['exact']
@@ -306,20 +306,6 @@ def _scan_whole(study: Study, model, solved: dict) -> dict:
   sets = {'all': contraction.whole(stacked)}
   scores = np.split(_scan(study, model, sets)['all'], len(solved))
   return dict(zip(solved, scores, strict=True))
-
-
-def _with_dtype(study: Study, dtype: str) -> types.Model:
-  """The model with the same parameters, computing in `dtype`."""
-  config = study.config
-  section = ml_collections.ConfigDict({**config.model, 'dtype': dtype})
-  net = common.build('model', models.make, section)
-
-  def apply_fn(params, inputs):
-    return net.apply({'params': params}, inputs)
-
-  inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
-  found = taps.find_layers(apply_fn, study.ours.params, inputs, config.layers)
-  return types.Model(apply_fn, losses.softmax_cross_entropy, found.layers)
 
 
 def _bytes(tree) -> int:

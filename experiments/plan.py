@@ -6,7 +6,7 @@
 Prints a table of stages and writes WORKDIR/plan.json: operations, bytes on the
 device by kind, on the host and on disk, seconds; fails, with advice, if
 they do not fit. The real steps are compiled and, where that is cheap, run a few
-times: half a minute for the quickstart. Numbers of sequences are the corpus's
+times. Numbers of sequences are the corpus's
 if WORKDIR has it, else config.plan's. What runs then says by itself how the
 prediction did (experiments.compared).
 Sections read: data, model, layers, curvature, damping, fit, score, plan.

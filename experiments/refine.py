@@ -15,8 +15,8 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from experiments import common, solve, trained
-from influence_jax import attribution, contraction, models, topk, types
+from experiments import solve, trained
+from influence_jax import attribution, contraction, topk, types
 from influence_jax.data import batches as batches_lib
 
 
@@ -125,16 +125,11 @@ def _precision(float64: bool):
 
 def _widen(config, ours, factors):
   """Model, parameters and factors in float64."""
-  hparams = ConfigDict({**config.model.to_dict(), 'dtype': 'float64'})
-  net = common.build('model', models.make, hparams)
-
-  def apply_fn(params, inputs):
-    return net.apply({'params': params}, inputs)
-
   wide = functools.partial(
     jax.tree.map, lambda x: jnp.asarray(np.asarray(x, np.float64))
   )
   ours = ours._replace(
-    model=ours.model._replace(apply_fn=apply_fn), params=wide(ours.params)
+    model=trained.with_dtype(config, ours.model, 'float64'),
+    params=wide(ours.params),
   )
   return ours, wide(factors)

@@ -64,8 +64,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   ).factors
   read = queries_lib.read_queries(config.score.queries)
   batch = query_batch(config, ours, read)
+  numbers = candidates(config, ours, batch)  # may refuse: before the claim
   claim(folder, origin(config, ours, factors, read))
-  numbers = candidates(config, ours, batch)
   scores = None
   if config.score.matrix:
     scores = score_store.create(

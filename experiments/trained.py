@@ -52,6 +52,19 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Trained:
   return Trained(model, params, store.fingerprint(params), found, data)
 
 
+def with_dtype(
+  config: ConfigDict, model: types.Model, dtype: str
+) -> types.Model:
+  """The same model and layers, computing in `dtype`."""
+  hparams = ConfigDict({**config.model.to_dict(), 'dtype': dtype})
+  net = common.build('model', models.make, hparams)
+
+  def apply_fn(params, inputs):
+    return net.apply({'params': params}, inputs)
+
+  return model._replace(apply_fn=apply_fn)
+
+
 def print_layers(found: taps.Found, curvature: types.Curvature) -> None:
   """Layers, their shapes and bytes of factors; and dense layers left out."""
   view = table.Table(title='tapped layers', title_justify='left')

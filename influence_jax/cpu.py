@@ -11,11 +11,10 @@ def tune() -> None:
   """Sets XLA's matrix products and the C library's memory; does nothing else.
 
   * XLA's newer kernels for matrix products (YNNPACK) are left for Eigen's,
-    unless XLA_FLAGS says otherwise: forward and backward pass of a d 256
-    transformer take 24 s instead of 34 s (1,024 sequences of 128 tokens,
-    2 cores). No effect on other devices.
+    unless XLA_FLAGS says otherwise: those were faster for a transformer's
+    forward and backward pass. No effect on other devices.
   * Freed memory stays with the process: a step would otherwise map and clear
-    its temporary buffers anew, half its time in small batches.
+    its temporary buffers anew.
   """
   flags = os.environ.get('XLA_FLAGS', '')
   if _FLAG not in flags:

@@ -19,7 +19,7 @@ f / (f + k1 (1 - b + b |D| / mean |D|)), f times t among the |D| tokens of D.
 A document is a sequence; `END`, with which every row begins, is no token.
 TF-IDF reads the corpus twice, a chunk at a time. bm25s keeps an index of it: 8
 bytes for each sequence and distinct token of its that a query has, 8 more a
-sequence; 5 to 6 times that while building, and 0.1 ms a sequence.
+sequence; several times that while building.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
