@@ -106,7 +106,7 @@ def make_queries(setup: Setup, stage: str) -> Callable:
   def solve(params, factors, damping, batch):
     g_KxIxO = gradients.layer_gradients(setup.model, params, batch)
     solved = influence.precondition(
-      setup.curvature, layers, factors, g_KxIxO, damping
+      setup.curvature, layers, factors, g_KxIxO, damping, rotated=low_rank
     )
     if not low_rank:
       return contraction.whole(solved)

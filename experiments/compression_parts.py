@@ -95,9 +95,10 @@ def own(factors: types.Factors, name: str) -> types.Factors:
 def _rank(study: Study) -> dict:
   """Rows of rank, weighted and method; refinement of some of them."""
   section, num_top = study.config.compression.rank, _num_top(study)
-  solved = _solve(study, study.ours.model, study.approximation, study.factors)
+  given = study, study.ours.model, study.approximation, study.factors
+  solved, rotated = (_solve(*given, rotated=x) for x in (False, True))
   kinds = list(itertools.product(section.ranks, (False, True), section.methods))
-  made = [_truncate(study, solved, *kind) for kind in kinds]
+  made = [_truncate(study, rotated, *kind) for kind in kinds]
   sets = {'exact': contraction.whole(solved), 'low': _stack(made)}
   scores = _scan(study, study.ours.model, sets)
   parts, exact_KxN = np.split(scores['low'], len(kinds)), scores['exact']
@@ -224,7 +225,9 @@ def _fit(study: Study, model, approximation, seed: int) -> dict:
   return state.factors
 
 
-def _solve(study: Study, model, approximation, factors) -> dict:
+def _solve(
+  study: Study, model, approximation, factors, rotated: bool = False
+) -> dict:
   """(G + damping)^-1 g of all queries, {path: [*stack, K, I, O]}."""
   config = study.config
   batch = queries_lib.query_batch(
@@ -239,20 +242,20 @@ def _solve(study: Study, model, approximation, factors) -> dict:
   def solve(params, factors, damping, batch):
     g_KxIxO = gradients.layer_gradients(model, params, batch)
     return influence.precondition(
-      approximation, model.layers, factors, g_KxIxO, damping
+      approximation, model.layers, factors, g_KxIxO, damping, rotated=rotated
     )
 
   return solve(study.ours.params, factors, damping, batch)
 
 
-def _truncate(study: Study, solved, rank, weighted, method):
-  def truncate(factors, solved):
+def _truncate(study: Study, rotated, rank, weighted, method):
+  def truncate(factors, rotated):
     return lowrank.truncate(
-      study.approximation, study.ours.model.layers, factors, solved, rank,
+      study.approximation, study.ours.model.layers, factors, rotated, rank,
       weighted=weighted, method=method,
     )  # fmt: skip
 
-  return jax.jit(truncate)(study.factors, solved)
+  return jax.jit(truncate)(study.factors, rotated)
 
 
 def _stack(made: Sequence[contraction.Queries]) -> contraction.Queries:

@@ -92,14 +92,15 @@ def compute(
       approximation, model.layers, factors,
       **(own_scale if name == 'identity' else {}),
     )  # fmt: skip
-    solved = influence.precondition(
-      approximation, model.layers, factors, g_KxIxO, damping
-    )
+    solve = functools.partial(
+      influence.precondition, approximation, model.layers, factors, g_KxIxO,
+      damping,
+    )  # fmt: skip
     truncated = lowrank.truncate(
-      approximation, model.layers, factors, solved, _RANK,
+      approximation, model.layers, factors, solve(rotated=True), _RANK,
       weighted=False, method='exact',
     )  # fmt: skip
-    solved = contraction.whole(solved)
+    solved = contraction.whole(solve())
     own = jax.jit(
       functools.partial(influence.self_influence, approximation, model)
     )

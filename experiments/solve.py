@@ -100,8 +100,9 @@ def make_solver(
   def compress(n, factors, damping, g_KxIxO):
     approximation = asked[n].approximation
     solved = influence.precondition(
-      approximation, layers, factors, g_KxIxO, damping
-    )
+      approximation, layers, factors, g_KxIxO, damping,
+      rotated=rank is not None,
+    )  # fmt: skip
     if rank is None:
       return contraction.whole(solved)
     return lowrank.truncate(

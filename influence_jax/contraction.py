@@ -8,7 +8,7 @@ A layer's queries are (G + damping)^-1 g of each, held in one of two forms:
 and there are two roads from a sequence's tokens to its K scores:
 
 * 'gradient': form g[I, O] = sum_t a[t] ds[t]^T, then <g, P_k>. Low-rank queries
-  are multiplied out a block at a time, once for the rows held at once.
+  are multiplied out a block at a time, once for the gradients held at once.
 * 'tokens': a[t] U_k and V_k ds[t] meet at each position (low rank alone). No
   gradient is formed, and scores by position come for nothing.
 
@@ -26,8 +26,10 @@ from influence_jax import attribution, gradients, types
 
 Queries = dict[str, types.Factors]
 _GROUP = 2**22  # numbers of gradients formed at once: 16 MiB stay in a cache
-_BATCH = 2**26  # the same where low-rank queries are multiplied out beside them
-_BLOCK = 32  # queries multiplied out at once
+# Low-rank queries are multiplied out for so many numbers of gradients; but for
+# this many gradients at least, since that is dear; but for no more numbers.
+_HELD, _LEAST, _MOST = 5 * 2**21, 16, 2**26
+_BLOCK = 16  # queries multiplied out at once
 _TOKENS_BLOCK = 8  # queries whose tokens are projected at once
 
 
@@ -75,14 +77,12 @@ def flop(
   if not rank:
     B = np.prod(_parts(B, _GROUP // (I * O)))  # parts are filled up
     return {'gradient': 2.0 * I * O * B * (T + K)}
-  size = _GROUP if K <= _BLOCK else _BATCH  # numbers of gradients held
-  groups, held = _parts(B, size // (I * O))
-  times = 1 if K <= _BLOCK else groups  # that queries are multiplied out
-  blocks = _BLOCK, _TOKENS_BLOCK
-  K_gradient, K_tokens = (np.prod(_parts(K, n)) for n in blocks)
-  rows = groups * held * (T + K_gradient)
+  groups, held = _parts(B, _rows_held(I * O))
+  K_gradient = np.prod(_parts(K, _queries_held(I * O)))
+  K_tokens = np.prod(_parts(K, _TOKENS_BLOCK))
+  operations = groups * (held * (T + K_gradient) + K_gradient * R)
   return {
-    'gradient': 2.0 * I * O * (rows + times * K_gradient * R),
+    'gradient': 2.0 * I * O * operations,
     'tokens': 2.0 * B * T * K_tokens * R * (I + O + 1),
   }
 
@@ -159,8 +159,6 @@ def tokenwise_by_layer(
 
 def _by_gradient(a_BxTxI, ds_BxTxO, one):
   size = a_BxTxI.shape[-1] * ds_BxTxO.shape[-1]
-  if 'U' in one and len(one['U']) <= _BLOCK:
-    one = {'P': jnp.moveaxis(one['U'] @ one['V'], 0, -1)}
   if 'P' in one:
     return _in_parts(
       lambda a, ds: _form(a, ds).reshape(len(a), -1)
@@ -172,11 +170,20 @@ def _by_gradient(a_BxTxI, ds_BxTxO, one):
     g_BxIO = _form(a_BxTxI, ds_BxTxO).reshape(len(a_BxTxI), -1)
 
     def block(U_KxIxR, V_KxRxO):
-      return (U_KxIxR @ V_KxRxO).reshape(len(U_KxIxR), -1) @ g_BxIO.T
+      P_KxIO = (U_KxIxR @ V_KxRxO).reshape(len(U_KxIxR), -1)
+      return jnp.einsum('bn,kn->bk', g_BxIO, P_KxIO).T
 
-    return _in_parts(block, _BLOCK, one['U'], one['V']).T
+    return _in_parts(block, _queries_held(size), one['U'], one['V']).T
 
-  return _in_parts(group, _BATCH // size, a_BxTxI, ds_BxTxO)
+  return _in_parts(group, _rows_held(size), a_BxTxI, ds_BxTxO)
+
+
+def _rows_held(size: int) -> int:
+  return max(_HELD // size, min(_LEAST, _MOST // size))
+
+
+def _queries_held(size: int) -> int:
+  return min(_BLOCK, _MOST // size)
 
 
 def _by_tokens(a_BxTxI, ds_BxTxO, one):

@@ -129,7 +129,7 @@ def solve_cost(
     g_KxIxO = gradients.layer_gradients(model, params, batch)
     damping = influence.damping_of(curvature, layers, factors)
     solved = influence.precondition(
-      curvature, layers, factors, g_KxIxO, damping
+      curvature, layers, factors, g_KxIxO, damping, rotated=rank is not None
     )
     if rank is None:
       return contraction.whole(solved)

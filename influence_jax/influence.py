@@ -57,10 +57,17 @@ def precondition(
   factors: dict[str, types.Factors],
   gradients_KxIxO: dict[str, jax.Array],
   damping: dict[str, jax.Array],
+  *,
+  rotated: bool = False,
 ) -> dict[str, jax.Array]:
-  """(G + damping)^-1 g of every query, {path: [*stack, K, I, O]} (Eq. 21)."""
+  """(G + damping)^-1 g of every query, {path: [*stack, K, I, O]} (Eq. 21).
+
+  Args:
+    rotated: left in the eigenbasis, as `lowrank.truncate` wants it.
+  """
+  back = _stay if rotated else curvature.unrotate
   return {
-    path: taps.over_stack(layer, _preconditioner(curvature))(
+    path: taps.over_stack(layer, _preconditioner(curvature, back))(
       factors[path], damping[path], gradients_KxIxO[path]
     )
     for path, layer in layers.items()
@@ -108,14 +115,17 @@ def _late(curvature, factors, a_BxTxI, ds_BxTxO):
   return a_BxTxI, ds_BxTxO, functools.partial(curvature.rotate, factors)
 
 
-def _preconditioner(curvature: types.Curvature) -> Callable:
+def _stay(factors, rotated_IxO):
+  del factors
+  return rotated_IxO
+
+
+def _preconditioner(curvature: types.Curvature, back: Callable) -> Callable:
   def solve(factors, damping, g_KxIxO):
     damped_IxO = _damped(curvature, factors, damping)
 
     def one(g_IxO):
-      return curvature.unrotate(
-        factors, curvature.rotate(factors, g_IxO) / damped_IxO
-      )
+      return back(factors, curvature.rotate(factors, g_IxO) / damped_IxO)
 
     return jax.vmap(one)(g_KxIxO)
 

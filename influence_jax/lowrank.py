@@ -20,7 +20,7 @@ def truncate(
   curvature: types.Curvature,
   layers: dict[str, types.Layer],
   factors: dict[str, types.Factors],
-  solved: dict[str, jax.Array],
+  rotated: dict[str, jax.Array],
   rank: int,
   *,
   weighted: bool = True,
@@ -28,10 +28,11 @@ def truncate(
   oversample: int = 16,
   num_iterations: int = 2,
 ) -> contraction.Queries:
-  """Queries of rank R = min(rank, I, O), as near as can be to `solved`.
+  """Queries of rank R = min(rank, I, O), as near as can be to the given ones.
 
   Args:
-    solved: {path: [*stack, K, I, O]} of `influence.precondition`.
+    rotated: {path: [*stack, K, I, O]} of `influence.precondition`, left in the
+      eigenbasis: the factors leave it at R / min(I, O) of the cost.
     weighted: near in the metric of `curvature`'s G.
     method: 'exact' is the singular value decomposition, 'randomised' that of a
       sketch (Halko et al. 2011) with `oversample` more columns than the rank
@@ -46,17 +47,21 @@ def truncate(
       f'method={method!r}'
     )
   width = None if method == 'exact' else rank + oversample
+  sides = curvature.unrotate_sides
 
   def one_layer(one_factors, P_KxIxO):
     shape = P_KxIxO.shape[1:]
     w_Ix1, w_1xO = _weights(curvature, one_factors, shape, weighted)
 
     def one(P_IxO):
-      if weighted:
-        P_IxO = curvature.rotate(one_factors, P_IxO)
+      if sides is None and not weighted:
+        P_IxO = curvature.unrotate(one_factors, P_IxO)
       U, s, V = _svd(w_Ix1 * P_IxO * w_1xO, width, num_iterations)
       U, V = (U * s[None])[:, :rank] / w_Ix1, V[:rank] / w_1xO
-      if weighted:  # back from the eigenbasis: UV has rank R there and here
+      if sides is not None:
+        U_t, V = sides(one_factors, U.T, V)
+        U = U_t.T
+      elif weighted:  # UV has rank R in the eigenbasis and out of it
         P_IxO = curvature.unrotate(one_factors, U @ V)
         U = _range(P_IxO, min(rank, *shape))
         V = U.T @ P_IxO
@@ -65,7 +70,7 @@ def truncate(
     return jax.lax.map(one, P_KxIxO)
 
   return {
-    path: taps.over_stack(layer, one_layer)(factors[path], solved[path])
+    path: taps.over_stack(layer, one_layer)(factors[path], rotated[path])
     for path, layer in layers.items()
   }
 
@@ -85,11 +90,15 @@ def _svd(P_IxO, width, num_iterations):
   """(U, s, V), exact if there is no `width`."""
   if width is None or width >= min(P_IxO.shape):
     return jnp.linalg.svd(P_IxO, full_matrices=False)
+  if P_IxO.shape[0] > P_IxO.shape[1]:  # bases of the shorter side cost less
+    V_t, s, U_t = _svd(P_IxO.T, width, num_iterations)
+    return U_t.T, s, V_t.T
   Q = _range(P_IxO, width)
   for _ in range(num_iterations):
     Q = jnp.linalg.qr(P_IxO @ (P_IxO.T @ Q))[0]
-  U, s, V = jnp.linalg.svd(Q.T @ P_IxO, full_matrices=False)
-  return Q @ U, s, V
+  rows, R = jnp.linalg.qr(P_IxO.T @ Q)  # so that LAPACK's matrix is small
+  U, s, V = jnp.linalg.svd(R.T)
+  return Q @ U, s, V @ rows.T
 
 
 def _range(P_IxO, width):

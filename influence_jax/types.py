@@ -98,8 +98,9 @@ class Curvature(NamedTuple):
 
   `damped` is what stands for G + damping in the eigenbasis; only approximations
   that damp their factors (rather than their eigenvalues) need their own.
-  `rotate_tokens` is for bases that are one of inputs and one of outputs:
-  rotating tokens is cheaper than gradients. It must agree with `rotate`.
+  The last two are for bases that are one of inputs and one of outputs, where
+  tokens and low-rank factors rotate at less cost than gradients. They must
+  agree with `rotate` and `unrotate`.
   """
 
   stages: tuple[Stage, ...]
@@ -108,3 +109,4 @@ class Curvature(NamedTuple):
   unrotate: Callable[[Factors, jax.Array], jax.Array] = _same  # its transpose
   damped: Callable[..., jax.Array] = _add  # (factors, eigenvalues, damping)
   rotate_tokens: Callable | None = None  # see linalg.rotate_tokens
+  unrotate_sides: Callable | None = None  # (factors, x_xI, y_xO) -> both back

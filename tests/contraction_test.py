@@ -197,12 +197,12 @@ class PairwiseTest(parameterized.TestCase):
 
   @parameterized.product(
     low=(False, True),
-    name=('_GROUP', '_BATCH', '_BLOCK', '_TOKENS_BLOCK'),
+    name=('_GROUP', '_HELD', '_MOST', '_BLOCK', '_TOKENS_BLOCK'),
     size=(1, 2, 4, 50),
   )
   def test_how_much_is_done_at_once_changes_nothing(self, low, name, size):
     """Of 6 rows and 6 queries: 4 is not a divisor; 50 numbers are 2 of 24."""
-    with mock.patch.object(contraction, name, size):
+    with mock.patch.multiple(contraction, **{'_HELD': 1, name: size}):
       for only in ('gradient', 'tokens') if low else (None,):
         self.check(_run(contraction.pairwise, low, only=only), low)
 
@@ -219,7 +219,7 @@ class PairwiseTest(parameterized.TestCase):
         functools.partial(contraction.pairwise, model, only=only),
         in_shardings=(same, same, split),
       )
-      with mock.patch.multiple(contraction, _BATCH=50, _BLOCK=2):
+      with mock.patch.multiple(contraction, _HELD=50, _LEAST=1, _BLOCK=2):
         scores = run(params, _low_rank(False), batch)
       for path, wanted_BxK in _wanted(True).items():
         testing.assert_near(self, scores[path][:6], wanted_BxK, what=path)
@@ -313,7 +313,7 @@ class MemoryTest(parameterized.TestCase):
     """
     computed, _ = self.sizes(3, scan, only, 512)
     one_layers, all_scores = 512 * 11 * 3, 2 * 2 * 512
-    block, by_position = 32 * 11 * 10, 2 * 8 * 512
+    block, by_position = 16 * 11 * 10, 2 * 8 * 512
     self.assertLessEqual(
       max(computed), max(one_layers, all_scores, block, by_position)
     )
@@ -325,15 +325,16 @@ class MemoryTest(parameterized.TestCase):
     self.assertLess(max(computed), sum(given) / 3)
 
   @parameterized.parameters(
-    (0, 5, '_GROUP', 0), (2, 5, '_GROUP', 5), (2, 40, '_BATCH', 20)
-  )  # fmt: skip
+    (0, 5, '_GROUP', 0), (2, 5, '_HELD', 5), (2, 40, '_HELD', 14)
+  )
   def test_the_batchs_gradients_are_formed_a_group_at_a_time(
     self, rank, num, name, multiplied_out
   ):
     tokens = [jax.ShapeDtypeStruct((24, 4, n), float) for n in (20, 30)]
     one = _shapes(20, 30, num, rank)
     for rows in (1, 3, 8):
-      with mock.patch.object(contraction, name, rows * 600 + 1):
+      held = {'_LEAST': 1, name: rows * 600 + 1}
+      with mock.patch.multiple(contraction, **held):
         fn = functools.partial(contraction._by_gradient)
         jaxpr = jax.make_jaxpr(fn)(*tokens, one).jaxpr
       gradients = [

@@ -178,6 +178,20 @@ class OperatorTest(parameterized.TestCase):
         wanted = _made(name).rotate(all_factors[path], g_IxO)
         testing.assert_near(self, rest(formed[b]), wanted, what=path)
 
+  @parameterized.parameters(_NAMES)
+  def test_sides_of_a_product_leave_the_basis_as_the_product_does(self, name):
+    if not (unrotate_sides := _made(name).unrotate_sides):
+      self.skipTest('its basis has no sides')
+    model, _ = testing.deep(scan=False)
+    arrays, mask = testing.random_arrays(model.layers)
+    all_factors = testing.factors_of(_made(name), model.layers, arrays, mask)
+    rng = np.random.default_rng(9)
+    for path, layer in model.layers.items():
+      x, y = (rng.normal(size=(2, n)) for n in (layer.num_in, layer.num_out))
+      got_x, got_y = unrotate_sides(all_factors[path], x, y)
+      wanted = _made(name).unrotate(all_factors[path], x.T @ y)
+      testing.assert_near(self, got_x.T @ got_y, wanted, what=path)
+
   def test_the_identity_only_divides_by_one_plus_damping(self):
     for layer, (solve, _, damping) in _base_operators('identity').items():
       wanted = np.eye(len(solve)) / (1 + damping)

@@ -52,10 +52,17 @@ def _fitted(name):
 
 def _truncated(rank, name='identity', **how):
   curvature, factors = _fitted(name)
-  run = functools.partial(
-    lowrank.truncate, curvature, _layers(), rank=rank, **how
-  )
-  return jax.device_get(jax.jit(run)(factors, _solved()))
+  return jax.device_get(_truncate(curvature, _layers(), factors, rank, **how))
+
+
+def _truncate(curvature, layers, factors, rank, solved=None, **how):
+  """Queries of rank R of `solved`, which are not in the eigenbasis."""
+
+  def run(factors, solved):
+    rotate = testing.rotated(curvature, layers, factors, solved)
+    return lowrank.truncate(curvature, layers, factors, rotate, rank, **how)
+
+  return jax.jit(run)(factors, _solved() if solved is None else solved)
 
 
 def _differences(found, solved=None):
@@ -157,6 +164,24 @@ class LowRankTest(parameterized.TestCase):
         self.assertEqual(found[path]['U'].shape, (*stack, I, R))
         self.assertEqual(found[path]['V'].shape, (*stack, R, O))
 
+  @parameterized.product(
+    name=('kfac', 'ekfac_blocks'),
+    method=lowrank.METHODS,
+    weighted=(False, True),
+  )
+  def test_a_basis_of_unknown_sides_gives_the_same_queries(
+    self, name, method, weighted
+  ):
+    curvature, factors = _fitted(name)
+    assert curvature.unrotate_sides is not None
+    how = {'method': method, 'weighted': weighted}
+    slow = curvature._replace(unrotate_sides=None)
+    found = _truncate(slow, _layers(), factors, 2, **how)
+    for (what, P, rest), (_, _, wanted) in zip(
+      _differences(found), _differences(_truncated(2, name, **how)), strict=True
+    ):
+      testing.assert_near(self, P - rest, P - wanted, what=what)
+
   @parameterized.parameters(*lowrank.METHODS)
   def test_a_metric_that_is_the_same_everywhere_changes_nothing(self, method):
     weighted, plain = (
@@ -179,8 +204,8 @@ class LowRankTest(parameterized.TestCase):
       curvature = curvatures.make(name)
       factors = testing.factors_of(curvature, layers, arrays, mask)
       for rank in (2, 5):
-        found = lowrank.truncate(
-          curvature, layers, factors, dict.fromkeys(layers, P), rank
+        found = _truncate(
+          curvature, layers, factors, rank, dict.fromkeys(layers, P)
         )
         for x in jax.tree.leaves(found):
           self.assertTrue(np.isfinite(x).all())

@@ -238,7 +238,7 @@ class Checks(parameterized.TestCase):
     }
     U, V = (_unrolled({p: x[k] for p, x in queries.items()}) for k in 'UV')
     parts = mock.patch.multiple(
-      contraction, _BATCH=50, _BLOCK=2, _TOKENS_BLOCK=2
+      contraction, _HELD=50, _LEAST=1, _BLOCK=2, _TOKENS_BLOCK=2
     )
     for only in ('gradient', 'tokens'):
       fn = functools.partial(contraction.pairwise, model, only=only)
@@ -271,11 +271,14 @@ class Checks(parameterized.TestCase):
 
 def _rank_two(name, factors, P_KxIxO, weighted):
   """U V of rank 2, by exact singular values."""
-  got = lowrank.truncate(
+  given = (
     curvature.make(name), {'layer': types.Layer('layer', 5, 4, False)},
-    {'layer': factors}, {'layer': jnp.asarray(P_KxIxO)}, 2,
-    weighted=weighted, method='exact',
-  )['layer']  # fmt: skip
+    {'layer': factors},
+  )  # fmt: skip
+  rotated = testing.rotated(*given, {'layer': jnp.asarray(P_KxIxO)})
+  got = lowrank.truncate(*given, rotated, 2, weighted=weighted, method='exact')[
+    'layer'
+  ]
   return np.asarray(got['U'] @ got['V'])
 
 
@@ -383,13 +386,13 @@ def _no_damping(approximation, factors, damping):
 
 
 @_breaks('solve', influence, '_preconditioner')
-def _product_in_place_of_the_inverse(approximation):
+def _product_in_place_of_the_inverse(approximation, back):
   def multiply(factors, damping, g_KxIxO):
     damped_IxO = influence._damped(approximation, factors, damping)
 
     def one(g_IxO):
       rotated_IxO = approximation.rotate(factors, g_IxO)
-      return approximation.unrotate(factors, rotated_IxO * damped_IxO)
+      return back(factors, rotated_IxO * damped_IxO)
 
     return jax.vmap(one)(g_KxIxO)
 
@@ -566,9 +569,9 @@ def _weights_that_are_not_square_roots(approximation, factors, *rest):
   return eigenvalues.mean(1)[:, None], eigenvalues.mean(0)[None]
 
 
-@_breaks('weighted_truncation', kfac, 'rotate')
-def _truncation_in_the_transposed_basis(factors, g_IxO):
-  return factors['Q_A'] @ g_IxO @ factors['Q_S'].T
+@_breaks('weighted_truncation', kfac, 'unrotate_sides')
+def _truncation_that_leaves_the_basis_transposed(factors, x_RxI, y_RxO):
+  return x_RxI @ factors['Q_A'], y_RxO @ factors['Q_S']
 
 
 @_breaks('contracted', contraction, '_form')

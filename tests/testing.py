@@ -265,6 +265,18 @@ def factors_of(
   return found
 
 
+def rotated(curvature, layers: dict, factors: dict, P_KxIxO: dict) -> dict:
+  """{path: [*stack, K, I, O]} in the eigenbasis."""
+
+  def one_layer(one_factors, P_KxIxO):
+    return jax.vmap(lambda P_IxO: curvature.rotate(one_factors, P_IxO))(P_KxIxO)
+
+  return {
+    path: taps.over_stack(layer, one_layer)(factors[path], P_KxIxO[path])
+    for path, layer in layers.items()
+  }
+
+
 def random_arrays(layers: dict, num_rows: int = 8, length: int = 3):
   """({path: (a, ds)} with stack axes in front, mask): sequences that are long
 

@@ -22,6 +22,7 @@ def make(eigh: str = 'float64') -> types.Curvature:
     rotate=kfac.rotate,
     unrotate=kfac.unrotate,
     rotate_tokens=kfac.rotate_tokens,
+    unrotate_sides=kfac.unrotate_sides,
   )
 
 

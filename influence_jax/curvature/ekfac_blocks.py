@@ -35,6 +35,7 @@ def make(blocks: int = 2, eigh: str = 'float64') -> types.Curvature:
     rotate=_rotate,
     unrotate=_unrotate,
     rotate_tokens=_rotate_tokens,
+    unrotate_sides=_unrotate_sides,
   )
 
 
@@ -87,8 +88,13 @@ def _rotate(factors, g_IxO):
 
 
 def _unrotate(factors, g_IxO):
-  Q_A, Q_S = ([Q.T for Q in _basis(factors, side)] for side in 'AS')
+  Q_A, Q_S = _transposed(factors)
   return _times(_times(g_IxO.mT, Q_A).mT, Q_S)
+
+
+def _unrotate_sides(factors, x_RxI, y_RxO):
+  Q_A, Q_S = _transposed(factors)
+  return _times(x_RxI, Q_A), _times(y_RxO, Q_S)
 
 
 def _rotate_tokens(factors, a_BxTxI, ds_BxTxO):
@@ -101,6 +107,10 @@ def _rotate_tokens(factors, a_BxTxI, ds_BxTxO):
 def _basis(factors: types.Factors, side: str) -> list[jax.Array]:
   num = sum(key.startswith(f'Q_{side}_') for key in factors)
   return [factors[f'Q_{side}_{n}'] for n in range(num)]
+
+
+def _transposed(factors: types.Factors) -> list[list[jax.Array]]:
+  return [[Q.T for Q in _basis(factors, side)] for side in 'AS']
 
 
 def _times(x_BxI: jax.Array, blocks: list[jax.Array]) -> jax.Array:

@@ -18,6 +18,7 @@ def make(eigh: str = 'float64') -> types.Curvature:
     rotate=rotate,
     unrotate=unrotate,
     rotate_tokens=rotate_tokens,
+    unrotate_sides=unrotate_sides,
   )
 
 
@@ -54,6 +55,10 @@ def rotate_tokens(factors, a_BxTxI, ds_BxTxO):
     lambda x: x @ factors['Q_A'],
     lambda x: x @ factors['Q_S'],
   )
+
+
+def unrotate_sides(factors, x_RxI, y_RxO):
+  return x_RxI @ factors['Q_A'].T, y_RxO @ factors['Q_S'].T
 
 
 def eigenvalues(factors):
