@@ -165,6 +165,8 @@ def finish_stage(
   Raises:
     ValueError: no sequence was counted, or a layer's sums are not finite.
   """
+  # On the host: each operation on a device would be a program to compile.
+  state = jax.device_get(state)
   counts, sums = jax.tree.map(lambda x: x.sum(0), (state.counts, state.sums))
   if not counts.sequences:
     raise ValueError('no sequence to fit on: every row is masked')
@@ -183,10 +185,10 @@ def finish_stage(
   for path, layer in layers.items():
     slices = [finish_slice(path, at) for at in np.ndindex(*layer.stack)]
     factors[path] = jax.tree.map(
-      lambda *x, stack=layer.stack: jnp.stack(x).reshape(*stack, *x[0].shape),
+      lambda *x, stack=layer.stack: np.reshape(x, (*stack, *x[0].shape)),
       *slices,
     )
-  return factors
+  return jax.device_put(factors)
 
 
 def _run_stage(step, state, get_batch, rng, mesh, bar, save, save_every):
@@ -236,8 +238,11 @@ def _check_finite(waiting, bar):
 
 def _enter_stage(curvature, layers, index, factors, num_shards) -> FitState:
   done = index == len(curvature.stages)
-  sums = {} if done else taps.zeros(layers, curvature.stages[index].init)
-  counts = types.Counts(*[jnp.zeros((), jnp.result_type(float))] * 2)
+  shapes = {} if done else jax.eval_shape(
+    lambda: taps.zeros(layers, curvature.stages[index].init)
+  )  # fmt: skip
+  sums = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  counts = types.Counts(*[np.zeros((), jnp.result_type(float))] * 2)
   return _with_shards(
     FitState(
       index, 0, *jax.tree.map(lambda x: x[None], (counts, sums)), factors

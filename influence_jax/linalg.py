@@ -30,6 +30,7 @@ def upper_gram(x_BxTxI: jax.Array) -> jax.Array:
   )
 
 
+@jax.jit
 def mirror(upper_IxI: jax.Array) -> jax.Array:
   """The symmetric matrix of an upper triangle; what is below is not read."""
   return jnp.triu(upper_IxI) + jnp.triu(upper_IxI, 1).T

@@ -78,7 +78,7 @@ class CompressionTest(absltest.TestCase):
       self.assertBetween(row['pearson']['min'], 0.5, 1 - 1e-9)
     self.assertLess(result['parts']['draw']['rows'][0]['pearson']['max'], 1)
 
-    def fail(*args):
+    def fail(*args, **kwargs):
       raise AssertionError('computed again')
 
     with absltest.mock.patch.object(compression_parts, '_solve', fail):

@@ -62,7 +62,7 @@ def _tap_covariance(blocks, a_BxTxI, ds_BxTxO, mask_BxT, factors):
 def _finish_covariance(eigh, factors, sums, counts):
   found = {}
   for key, upper_MxM in sums.items():
-    M_MxM = linalg.mirror(upper_MxM) / counts.tokens
+    M_MxM = linalg.mirror(upper_MxM / counts.tokens)
     L_M, Q_MxM = linalg.psd_eigh(M_MxM, eigh)
     found |= {f'L_{key}': L_M, f'Q_{key}': Q_MxM}
   return {**factors, **found}

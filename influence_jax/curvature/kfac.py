@@ -30,7 +30,7 @@ def covariance_stage(eigh: str) -> types.Stage:
   linalg.check_precision(eigh)
 
   def finish(factors, sums, counts):
-    A_IxI, S_OxO = (linalg.mirror(sums[k]) / counts.tokens for k in 'AS')
+    A_IxI, S_OxO = (linalg.mirror(sums[k] / counts.tokens) for k in 'AS')
     L_A, Q_A = linalg.psd_eigh(A_IxI, eigh)
     L_S, Q_S = linalg.psd_eigh(S_OxO, eigh)
     T_mean = (counts.tokens / counts.sequences).astype(L_A.dtype)
