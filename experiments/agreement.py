@@ -1,4 +1,4 @@
-"""How well compressed scores agree with exact ones, query by query."""
+"""How well scores agree with exact ones; shares with their intervals."""
 
 from collections.abc import Sequence
 
@@ -50,6 +50,12 @@ def summary(x_K: Sequence[float]) -> dict:
     'quartiles': np.quantile(x_K, (0.25, 0.75)).tolist(),
     'per_query': np.asarray(x_K, float).tolist(),
   }
+
+
+def share(hits: Sequence[bool]) -> list[float]:
+  """[share, low, high] of those that are true, Wilson's 95 % interval."""
+  found = stats.binomtest(int(np.sum(hits)), len(hits))
+  return [found.statistic, *found.proportion_ci(method='wilson')]
 
 
 def _top(scores_KxN, num):

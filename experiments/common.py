@@ -7,7 +7,9 @@ import json
 import logging as python_logging
 import os
 import pathlib
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +66,15 @@ def build(section: str, fn: Callable, hparams: ConfigDict) -> Any:
     return fn(**hparams.to_dict())
   except ValueError as error:
     raise ValueError(f'config.{section}: {error}') from error
+
+
+def provenance(binary: str, config: ConfigDict) -> dict[str, Any]:
+  """Where a result comes from: command, commit and config."""
+  return {
+    'command': shlex.join(['python', '-m', binary, *sys.argv[1:]]),
+    'commit': commit(),
+    'config': config.to_dict(),
+  }
 
 
 def open_log(path: str | os.PathLike, step: int) -> Callable[[dict], Any]:

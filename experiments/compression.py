@@ -16,17 +16,15 @@ economy, and compares the scores of every query over the sequences:
   the others are to be seen beside.
 
 Goes on after the last part that is in WORKDIR/compression; writes a JSON file a
-part, result.json and, of all parts, compression.png. config.compression.parts
-says which. Needs a fitted workdir, of any model. Most of its time is
-compilation.
+part, result.json and, of rank and blocks, compression.png.
+config.compression.parts says which. Needs a fitted workdir, of any model. Most
+of its time is compilation.
 Sections read: data, model, train (its seed), layers, curvature, fit, damping,
 compression.
 """
 
 import os
 import pathlib
-import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -57,11 +55,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   study = _open(config, workdir)
   folder = workdir / 'compression'
   result = {
-    'command': shlex.join(
-      ['python', '-m', 'experiments.compression', *sys.argv[1:]]
-    ),
-    'commit': common.commit(),
-    'config': config.to_dict(),
+    **common.provenance('experiments.compression', config),
     'seeds': {
       'train': config.train.seed,
       'fit': config.fit.seed,
@@ -76,7 +70,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     },
   }
   store.write_json(folder / 'result.json', result)
-  if set(result['parts']) == set(compression_parts.PARTS):
+  if result['parts'].keys() & {*compression_figure.DRAWN}:
     drawn = compression_figure.draw(result['parts'])
     figures.save(drawn, folder / 'compression.png')
   for view in _tables(result):

@@ -9,27 +9,32 @@ from matplotlib import figure, ticker
 from influence_jax.report import style
 
 _NEAREST = 1e-4  # 1 - r that is drawn as the best there is
+_COLUMNS = (('rank', 'rank'), ('blocks', 'bytes'))  # each from top to bottom
+DRAWN = tuple(column[0] for column in _COLUMNS)  # parts that are curves
 
 
 @style.SETTINGS
 def draw(parts: Mapping[str, dict]) -> figure.Figure:
-  """Pearson against rank; Pearson and bytes against blocks.
+  """Pearson against rank; Pearson and bytes against blocks: what there is.
 
   Thick lines are medians over the queries, bands quartiles, thin lines the
   least. Steps of the vertical axis are tenfold: .99 and .999 are told apart.
   """
-  fig = figure.Figure((8.4, 3.4))
+  columns = [column for column in _COLUMNS if column[0] in parts]
+  fig = figure.Figure((4.2 * len(columns), 3.4))
   axes = fig.subplot_mosaic(
-    [['rank', 'blocks'], ['rank', 'bytes']], height_ratios=(2, 1)
+    [*map(list, zip(*columns, strict=True))], height_ratios=(2, 1)
   )
-  _draw_rank(axes['rank'], parts['rank']['rows'])
-  _draw_blocks(axes['blocks'], axes['bytes'], parts['blocks']['rows'])
-  noise = parts['draw']['rows'][0]['pearson']['median']
-  for name in ('rank', 'blocks'):
-    axes[name].axhline(
-      max(1 - noise, _NEAREST), color='#555555', ls=':', lw=1.2,
-      label='other labels drawn',
-    )  # fmt: skip
+  if 'rank' in parts:
+    _draw_rank(axes['rank'], parts['rank']['rows'])
+  if 'blocks' in parts:
+    _draw_blocks(axes['blocks'], axes['bytes'], parts['blocks']['rows'])
+  for name, _ in columns:
+    for row in parts.get('draw', {'rows': ()})['rows']:
+      axes[name].axhline(
+        max(1 - row['pearson']['median'], _NEAREST), color='#555555', ls=':',
+        lw=1.2, label='other labels drawn',
+      )  # fmt: skip
     axes[name].set(ylabel='Pearson')
     _tenfold(axes[name])
     axes[name].legend(loc='lower right' if name == 'rank' else 'upper right')

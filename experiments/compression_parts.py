@@ -1,7 +1,7 @@
 """The parts of experiments.compression, each a function of the same study."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from experiments import agreement, trained
 from influence_jax import (
   attribution,
+  combined,
   contraction,
   curvature,
   fit,
@@ -36,60 +37,6 @@ class Study(NamedTuple):
   factors: dict[str, types.Factors]
   queries: list[queries_lib.Query]
   plan: list[batches_lib.BatchSpec]  # of the candidates
-
-
-def together(parts: Mapping[str, types.Curvature]) -> types.Curvature:
-  """What fits all of them in one pass; `own` takes one's factors out again."""
-
-  def joined(results):
-    return {
-      f'{name}.{key}': x
-      for name, one in results.items()
-      for key, x in one.items()
-    }
-
-  def stage(index):
-    stages = {name: one.stages[index] for name, one in parts.items()}
-
-    def init(layer):
-      return joined({name: one.init(layer) for name, one in stages.items()})
-
-    def tap(a_BxTxI, ds_BxTxO, mask_BxT, factors):
-      return joined(
-        {
-          name: one.tap(a_BxTxI, ds_BxTxO, mask_BxT, own(factors, name))
-          for name, one in stages.items()
-        }
-      )
-
-    def finish(factors, sums, counts):
-      return joined(
-        {
-          name: one.finish(own(factors, name), own(sums, name), counts)
-          for name, one in stages.items()
-        }
-      )
-
-    name = next(iter(stages.values())).name
-    return types.Stage(name, init, tap, finish)
-
-  num = {len(one.stages) for one in parts.values()}
-  if len(num) != 1:
-    raise ValueError(f'parts have {num} stages, expected one number in all')
-  return types.Curvature(
-    tuple(stage(index) for index in range(*num)),
-    eigenvalues=lambda factors: jnp.ones(()),
-  )
-
-
-def own(factors: types.Factors, name: str) -> types.Factors:
-  """Those of part `name` of `together`."""
-  prefix = f'{name}.'
-  return {
-    key.removeprefix(prefix): x
-    for key, x in factors.items()
-    if key.startswith(prefix)
-  }
 
 
 def _rank(study: Study) -> dict:
@@ -122,10 +69,10 @@ def _blocks(study: Study) -> dict:
     for num in study.config.compression.blocks.blocks
   }
   model, seed = study.ours.model, study.config.fit.seed
-  fitted = _fit(study, model, together(made), seed)
+  fitted = _fit(study, model, combined.together(made), seed)
   sets, sizes = {}, {}
   for name, one in made.items():
-    factors = {path: own(x, name) for path, x in fitted.items()}
+    factors = {path: combined.own(x, name) for path, x in fitted.items()}
     sets[name] = _solve(study, model, one, factors)
     sums = jax.eval_shape(
       lambda stage=one.stages[0]: taps.zeros(model.layers, stage.init)

@@ -14,19 +14,16 @@ Sections read: score, filter_recall.
 
 import os
 import pathlib
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rich
-import tokenizers
 from matplotlib import figure
 from ml_collections import ConfigDict
 from rich import table
 
-from experiments import common
-from influence_jax import score_store, store
+from experiments import common, scored
+from influence_jax import store
 from influence_jax.data import candidates
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
@@ -40,11 +37,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   section = config.filter_recall
   sequences = sequences_lib.open(workdir / 'sequences')
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
-  queries, scores_KxN = _scores(workdir / config.score.folder, sequences)
+  queries, scores_KxN = scored.load(workdir / config.score.folder, sequences)
   num = len(sequences)
   true_KxM = candidates.top([scores_KxN], section.num_true)
   orders = {
-    name: candidates.choose(name, sequences, _tokens(tokenizer, queries), num)
+    name: candidates.choose(
+      name, sequences, scored.tokens(tokenizer, queries), num
+    )
     for name in section.methods
   }
   rng = np.random.default_rng(section.seed)
@@ -56,11 +55,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     for name, order_KxN in orders.items()
   }
   result = {
-    'command': shlex.join(
-      ['python', '-m', 'experiments.filter_recall', *sys.argv[1:]]
-    ),
-    'commit': common.commit(),
-    'config': config.to_dict(),
+    **common.provenance('experiments.filter_recall', config),
     'sequences': num,
     'queries': [query[0] for query in queries],
     'kept': kept.tolist(),
@@ -123,27 +118,6 @@ def draw(
   axes.set(xlabel='candidates kept', ylabel=f'of the true top {num_true} (%)')
   fig.legend(loc='outside right upper')
   return fig
-
-
-def _scores(folder: pathlib.Path, sequences) -> tuple[list, np.ndarray]:
-  """[id, prompt, completion] of each query; scores_KxN of this corpus."""
-  manifest = store.read_json(folder / 'manifest.json')
-  expected = {'data': sequences.fingerprint}
-  store.check(manifest, expected, f'the scores in {folder}')
-  queries = manifest['queries']
-  scores_KxN = score_store.open(folder / 'scores.zarr').read()
-  return queries, scores_KxN[: len(queries)]
-
-
-def _tokens(tokenizer: tokenizers.Tokenizer, queries) -> list[list[int]]:
-  """Of prompt and completion, tokenized apart as for the model."""
-  _, prompts, completions = zip(*queries, strict=True)
-  pairs = zip(
-    tokenizer_lib.encode(tokenizer, prompts),
-    tokenizer_lib.encode(tokenizer, completions),
-    strict=True,
-  )
-  return [prompt + completion for prompt, completion in pairs]
 
 
 def _summary(x: np.ndarray) -> dict:

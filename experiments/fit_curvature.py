@@ -135,12 +135,15 @@ def restore(
 
 def _health_table(records: list[dict]) -> table.Table:
   view = table.Table(
-    title='factor health', title_justify='left', box=box.SIMPLE_HEAD
-  )
+    title='factor health', title_justify='left', box=box.SIMPLE_HEAD,
+    pad_edge=False,
+  )  # fmt: skip
   short = {'condition': 'cond.', 'effective_rank': 'rank', 'kfac_gap': 'gap'}
   for key in records[0]:
-    justify = 'left' if key == 'layer' else 'right'
-    view.add_column(short.get(key, key), justify=justify, no_wrap=True)
+    if key == 'layer':  # a long name is folded, a number never cut
+      view.add_column(key, overflow='fold')
+    else:
+      view.add_column(short.get(key, key), justify='right', no_wrap=True)
   for record in records:
     view.add_row(
       *[x if isinstance(x, str) else f'{x:.2g}' for x in record.values()]

@@ -23,7 +23,7 @@ import rich
 from ml_collections import ConfigDict
 from rich import box, table
 
-from experiments import common, solve
+from experiments import common, solve, workload
 from influence_jax import (
   calibration,
   costs,
@@ -37,9 +37,6 @@ from influence_jax import (
   topk,
   types,
 )
-from influence_jax.data import queries as queries_lib
-from influence_jax.data import sequences as sequences_lib
-from influence_jax.data import tokenizer as tokenizer_lib
 
 _ADVICE = {
   'temporary': 'lower fit.batch_tokens, score.batch_tokens or '
@@ -96,9 +93,9 @@ def fit_costs(
   workdir: pathlib.Path,
 ) -> list[planner.Cost]:
   """Of experiments.fit_curvature."""
-  numbers = num_sequences(config, workdir)
+  numbers = workload.num_sequences(config, workdir)
   share = (config.fit.num_sequences or math.inf) / sum(numbers.values())
-  shapes = _shapes(numbers, config.fit.batch_tokens, min(share, 1))
+  shapes = workload.shapes(numbers, config.fit.batch_tokens, min(share, 1))
   return costs.fit_costs(
     common.build('curvature', curvature.make, config.curvature),
     planner.passes(model, params, shapes),
@@ -115,8 +112,8 @@ def score_costs(
 ) -> list[planner.Cost]:
   """Of experiments.score; a filter is taken to keep all that it may."""
   c, asked = config.score, solve.answers(config)
-  numbers = num_sequences(config, workdir)
-  num, length = _queries(config, workdir)
+  numbers = workload.num_sequences(config, workdir)
+  num, length = workload.queries(config, workdir)
   wanted = sum(numbers.values())
   if c.candidates.method != 'all':
     wanted = min(wanted, num * c.candidates.per_query)
@@ -125,7 +122,9 @@ def score_costs(
   shape = min(c.query_batch, num), length
   chunks = math.ceil(num / c.query_batch)
   batches = planner.passes(model, params, {shape: chunks * len(asked)})
-  over = planner.passes(model, params, _shapes(numbers, c.batch_tokens, share))
+  over = planner.passes(
+    model, params, workload.shapes(numbers, c.batch_tokens, share)
+  )
   basis = asked[0].approximation
   found = [
     costs.solve_cost(
@@ -140,7 +139,7 @@ def score_costs(
   ]  # fmt: skip
   top = 2 * max(c.refine, c.num_top)
   share = min(top / sum(numbers.values()), 1)
-  once = _shapes(numbers, c.batch_tokens, share)
+  once = workload.shapes(numbers, c.batch_tokens, share)
   details = over._replace(shapes={k: num * n for k, n in once.items()})
   refined = [costs.refine_cost(details, queries)]
   if c.refine:
@@ -187,56 +186,6 @@ def record(cost: planner.Cost) -> dict:
   """What JSON holds of a cost."""
   names = ('stage', 'flop', 'device', 'host', 'disk', 'seconds')
   return {name: getattr(cost, name) for name in names}
-
-
-def num_sequences(config: ConfigDict, workdir: pathlib.Path) -> dict[int, int]:
-  """{T: number of sequences}: the corpus's, else config.plan's."""
-  if (workdir / 'sequences' / sequences_lib.INFO).exists():
-    records = sequences_lib.open(workdir / 'sequences').records
-    lengths, numbers = np.unique(records['bucket'], return_counts=True)
-    return dict(zip(lengths.tolist(), numbers.tolist(), strict=True))
-  if 'plan' not in config:
-    raise ValueError(
-      f'{workdir} has no corpus yet and the config has no section plan: make '
-      'the corpus (experiments.train), or write how many sequences of each '
-      'bucket there are, plan.num_sequences, and queries, plan.num_queries'
-    )
-  numbers = tuple(config.plan.num_sequences)
-  lengths = sequences_lib.bucket_lengths(
-    config.data.buckets, config.data.max_len
-  )
-  if len(numbers) != len(lengths):
-    raise ValueError(
-      f'plan.num_sequences is {numbers}: expected a number for each of the '
-      f'lengths {lengths}'
-    )
-  return dict(zip(lengths, numbers, strict=True))
-
-
-def _queries(config, workdir) -> tuple[int, int]:
-  """Their number and padded length, the longest there can be if not known."""
-  path = pathlib.Path(config.score.queries)
-  if not path.exists() and 'plan' in config:
-    return config.plan.num_queries, config.data.max_len
-  read = queries_lib.read_queries(path)
-  if not (workdir / 'tokenizer.json').exists():
-    return len(read), config.data.max_len
-  tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
-  batch = queries_lib.query_batch(
-    read, tokenizer, config.data.max_len, buckets=config.data.buckets
-  )
-  return batch.mask.shape
-
-
-def _shapes(numbers, batch_tokens, share) -> dict[tuple[int, int], int]:
-  """{(B, T): batches} of a share of the sequences, as `data.batches` cuts."""
-  multiple = sharding.make_mesh().shape['data']
-  found = {}
-  for length, num in numbers.items():
-    rows = max(1, batch_tokens // length // multiple) * multiple
-    if num:
-      found[rows, length] = math.ceil(num * share / rows)
-  return found
 
 
 def _with_scores(cost, config, num_queries, num_sequences) -> planner.Cost:

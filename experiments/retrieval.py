@@ -14,17 +14,21 @@ Sections read: data, model, layers, curvature, fit, damping, retrieval.
 
 import os
 import pathlib
-import shlex
-import sys
 
 import bm25s
 import numpy as np
 import rich
 from ml_collections import ConfigDict
 from rich import table
-from scipy import stats
 
-from experiments import common, fit_curvature, score, solve, trained
+from experiments import (
+  agreement,
+  common,
+  fit_curvature,
+  score,
+  solve,
+  trained,
+)
 from influence_jax import curvature, score_store, store
 from influence_jax.data import queries as queries_lib
 
@@ -41,11 +45,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   for name, scores_KxN in scores.items():
     ranks[name] = _ranks(_by_document(ours, scores_KxN), sources)
   result = {
-    'command': shlex.join(
-      ['python', '-m', 'experiments.retrieval', *sys.argv[1:]]
-    ),
-    'commit': common.commit(),
-    'config': config.to_dict(),
+    **common.provenance('experiments.retrieval', config),
     'articles': int(ours.corpus.sequences.records['document'].max()) + 1,
     'sources': sources,
     'ranks': {name: rank_K.tolist() for name, rank_K in ranks.items()},
@@ -150,9 +150,7 @@ def _found(rank_K: np.ndarray) -> dict:
   """{'top n': [share, low, high]} with Wilson's 95 % interval; median rank."""
   found = {}
   for n in _TOP:
-    hits = int((rank_K <= n).sum())
-    interval = stats.binomtest(hits, len(rank_K)).proportion_ci(method='wilson')
-    found[f'top {n}'] = [hits / len(rank_K), interval.low, interval.high]
+    found[f'top {n}'] = agreement.share(rank_K <= n)
   return {**found, 'median rank': float(np.median(rank_K))}
 
 

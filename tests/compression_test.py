@@ -2,9 +2,7 @@ import json
 import pathlib
 import tempfile
 
-import jax
 import numpy as np
-import testing
 import tiny_config
 from absl.testing import absltest
 
@@ -12,11 +10,11 @@ from configs import compression as compression_config
 from experiments import (
   agreement,
   compression,
+  compression_figure,
   compression_parts,
   fit_curvature,
   train,
 )
-from influence_jax import curvature, types
 
 
 class CompressionTest(absltest.TestCase):
@@ -35,17 +33,6 @@ class CompressionTest(absltest.TestCase):
       np.testing.assert_allclose(got, wanted)
     np.testing.assert_allclose(got, 1)  # all were scored again
 
-  def test_together_are_the_factors_of_each_alone(self):
-    layers = {'in': types.Layer('in', 7, 6, True)}
-    data = testing.random_arrays(layers, num_rows=8, length=5)
-    made = {str(n): curvature.make('ekfac_blocks', blocks=n) for n in (1, 3)}
-    joined = testing.factors_of(compression_parts.together(made), layers, *data)
-    for name, one in made.items():
-      alone = testing.factors_of(one, layers, *data)['in']
-      found = compression_parts.own(joined['in'], name)
-      self.assertEqual(found.keys(), alone.keys())
-      jax.tree.map(np.testing.assert_array_equal, found, alone)
-
   def test_binary_measures_goes_on_and_refuses_other_queries(self):
     workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     config = compression_config.with_compression(tiny_config.get_config())
@@ -61,6 +48,9 @@ class CompressionTest(absltest.TestCase):
     result = compression.run(config, workdir)
     folder = workdir / 'compression'
     self.assertGreater((folder / 'compression.png').stat().st_size, 10_000)
+    for name, labels in (('rank', ['rank']), ('blocks', ['', 'blocks a side'])):
+      drawn = compression_figure.draw({name: result['parts'][name]})
+      self.assertEqual([axes.get_xlabel() for axes in drawn.axes], labels)
     kept = json.loads((folder / 'result.json').read_text())
     self.assertEqual(kept['parts'], json.loads(json.dumps(result['parts'])))
     for row in result['parts']['rank']['rows']:

@@ -4,13 +4,10 @@ import tempfile
 
 import numpy as np
 from absl.testing import absltest
-from tiny import corpus as tiny_corpus
+from tiny import scores as tiny_scores
 
 from configs import filter_recall as filter_recall_config
 from experiments import filter_recall
-from influence_jax import score_store, store
-from influence_jax.data import sequences as sequences_lib
-from influence_jax.data import tokenizer as tokenizer_lib
 
 
 class FilterRecallTest(absltest.TestCase):
@@ -35,19 +32,7 @@ class FilterRecallTest(absltest.TestCase):
 
   def test_binary_counts_what_filters_miss_and_refuses_another_corpus(self):
     workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    documents = tiny_corpus.load(None)
-    tokenizer = tokenizer_lib.train((d['text'] for d in documents), 300)
-    tokenizer_lib.save(tokenizer, workdir / 'tokenizer.json')
-    sequences = sequences_lib.build(
-      documents, tokenizer, 32, workdir / 'sequences', buckets=(16,)
-    )
-    queries = [['a', 'the cat', ' sat'], ['b', '', 'a blue tree']]
-    manifest = {'queries': queries, 'data': sequences.fingerprint}
-    store.write_json(workdir / 'scores' / 'manifest.json', manifest)
-    scores_KxN = np.random.default_rng(0).normal(size=(4, len(sequences)))
-    scores_KxN[0] = np.arange(len(sequences))  # of two approximations
-    path = workdir / 'scores' / 'scores.zarr'
-    score_store.create(path, *scores_KxN.shape, 16).put(0, scores_KxN)
+    tiny_scores.write(workdir)
     config = filter_recall_config.get_config()
     config.filter_recall.update(num_true=5, num_points=9, missed_at=(5, 10**6))
     filter_recall.run(config, workdir)
@@ -63,7 +48,7 @@ class FilterRecallTest(absltest.TestCase):
       self.assertEqual(summary['mean'][-1], 1)
       missed = result['missed'][name]['5']['mean']
       self.assertAlmostEqual(missed, 1 - summary['mean'][at])
-    sequences_lib.build(documents[:50], tokenizer, 32, workdir / 'sequences')
+    tiny_scores.sequences(workdir, 50)
     with self.assertRaisesRegex(ValueError, 'another run'):
       filter_recall.run(config, workdir)
 

@@ -9,7 +9,7 @@ import numpy as np
 import tiny_config
 from absl.testing import absltest
 
-from experiments import compared, plan
+from experiments import compared, plan, workload
 from influence_jax import planner
 
 _GIB = 2**30
@@ -44,14 +44,14 @@ class PlanTest(absltest.TestCase):
     self.assertEqual([p.name for p in self.workdir.iterdir()], ['plan.json'])
 
   def test_sequences_are_of_the_config_or_it_says_what_is_missing(self):
-    found = plan.num_sequences(self.config, self.workdir)
+    found = workload.num_sequences(self.config, self.workdir)
     self.assertEqual(found, {16: 30, 32: 50})
     self.config.plan.num_sequences = (3,)
     with self.assertRaisesRegex(ValueError, r'\(3,\).*\[16, 32\]'):
-      plan.num_sequences(self.config, self.workdir)
+      workload.num_sequences(self.config, self.workdir)
     del self.config.plan
     with self.assertRaisesRegex(ValueError, 'no corpus.*plan.num_sequences'):
-      plan.num_sequences(self.config, self.workdir)
+      workload.num_sequences(self.config, self.workdir)
 
   def test_what_does_not_fit_is_refused_with_advice(self):
     kinds = {'parameters': 1 * _GIB, 'queries': 4 * _GIB, 'temporary': _GIB}

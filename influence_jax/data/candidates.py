@@ -52,7 +52,8 @@ def choose(
   methods = {'tf_idf': tf_idf, 'bm25': bm25}
   if method not in methods:
     raise ValueError(
-      f'candidates by {method!r}: expected one of {list(methods)}; name one'
+      f'candidates by {method!r}: expected one of {list(methods)}, or in a '
+      "config 'all', which scans every sequence"
     )
   if per_query < 1:
     raise ValueError(
