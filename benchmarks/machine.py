@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import resource
 import subprocess
 import time
 
@@ -42,7 +41,10 @@ def rss_mb() -> float:
 
 
 def peak_mb() -> float:
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+  """The most that was resident; getrusage may tell the parent's instead."""
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  fields = dict(line.split(':', 1) for line in lines)
+  return int(fields['VmHWM'].split()[0]) / 2**10
 
 
 def _git(*arguments):
