@@ -5,8 +5,9 @@
 A row a point: N sequences with Q queries of rank 32 at T positions, compiled
 beforehand, the solving of the queries not included; `roads` says how layers
 were contracted. Queries beyond the case's are copies: they cost the same.
-`memory` is the peak of a process that scans so many sequences of the case
-`small` (copies again) and keeps a summary of their scores.
+`memory` has the peaks of processes that scan so many sequences of the case
+`small` (copies again) and keep a summary of their scores; runs differ by a tenth.
+Each part has its commit; --parts=memory leaves the times as they are.
 """
 
 import json
@@ -27,11 +28,13 @@ from influence_jax.report import files, style
 _CASE = flags.DEFINE_string('case', 'medium', 'of cases.CASES')
 _SWEEP_OUT = flags.DEFINE_string('sweep_out', 'results/sweep.json', 'the rows')
 _SWEEP_DIR = flags.DEFINE_string('sweep_workdir', 'runs/sweep', 'cases')
+_PARTS = flags.DEFINE_list('parts', ['times', 'memory'], 'what is measured')
 _SCAN = flags.DEFINE_integer('scan', None, 'only scans so many, for its memory')
 _NUM = (64, 128, 256, 512, 1024, 2048)
 _QUERIES = (1, 8, 32, 128, 320, 512)
 _LENGTHS = (32, 64, 128, 256, 512)
 _MEMORY = (1_000, 10_000, 100_000)
+_MEMORY_RUNS = 3
 _BATCH = 64
 _ROWS = 128  # sequences of the sweeps over queries and positions
 
@@ -108,10 +111,31 @@ def scan_many(workdir, num: int) -> dict:
   return {'N': int(summary.num), 'peak_mb': machine.peak_mb()}
 
 
-def _memory(num):
-  command = [sys.executable, '-m', 'benchmarks.sweep', f'--scan={num}']
-  done = subprocess.run(command, capture_output=True, text=True, check=True)
-  return json.loads(done.stdout.splitlines()[-1])
+def _times(workdir):
+  rows = []
+  for row in points(cases.CASES[_CASE.value], workdir):
+    print(row, flush=True)
+    rows.append(row)
+  on_n = [row for row in rows if row['axis'] == 'N']
+  slope, intercept = np.polyfit(
+    [row['N'] for row in on_n], [row['seconds'] for row in on_n], 1
+  )
+  fitted = {'seconds_a_sequence': slope, 'seconds_at_none': intercept}
+  return {'case': _CASE.value, 'rows': rows, **fitted}
+
+
+def _memory(workdir):
+  del workdir  # each process has its own
+  rows = []
+  for num in _MEMORY:
+    command = [sys.executable, '-m', 'benchmarks.sweep', f'--scan={num}']
+    peaks = []
+    for _ in range(_MEMORY_RUNS):
+      done = subprocess.run(command, capture_output=True, text=True, check=True)
+      peaks.append(json.loads(done.stdout.splitlines()[-1])['peak_mb'])
+    rows.append({'N': num, 'peak_mb': peaks})
+    print(rows[-1], flush=True)
+  return {'rows': rows}
 
 
 @style.SETTINGS
@@ -133,23 +157,14 @@ def main(_):
   if _SCAN.value:
     print(json.dumps(scan_many(workdir, _SCAN.value)))
     return
-  rows = []
-  for row in points(cases.CASES[_CASE.value], workdir):
-    print(row, flush=True)
-    rows.append(row)
-  on_n = [row for row in rows if row['axis'] == 'N']
-  slope, intercept = np.polyfit(
-    [row['N'] for row in on_n], [row['seconds'] for row in on_n], 1
-  )
-  result = {
-    'commit': machine.commit(), 'device': machine.device(),
-    'case': _CASE.value, 'rows': rows,
-    'seconds_a_sequence': slope, 'seconds_at_none': intercept,
-    'memory': [_memory(num) for num in _MEMORY],
-  }  # fmt: skip
-  files.write(out, json.dumps(result, indent=1).encode())
-  draw(rows).savefig(out.with_suffix('.png'))
-  print(json.dumps(result['memory']), slope, intercept)
+  result = json.loads(out.read_text()) if out.exists() else {}
+  source = {'commit': machine.commit(), 'device': machine.device()}
+  for part in _PARTS.value:
+    measure = {'times': _times, 'memory': _memory}[part]
+    result[part] = {**source, **measure(workdir)}
+    files.write(out, json.dumps(result, indent=1).encode())
+  if 'times' in result:
+    draw(result['times']['rows']).savefig(out.with_suffix('.png'))
 
 
 def _rows(batch, start, stop):
