@@ -6,8 +6,8 @@ A row a point: N sequences with Q queries of rank 32 at T positions, compiled
 beforehand, the solving of the queries not included; `roads` says how layers
 were contracted. Queries beyond the case's are copies: they cost the same.
 `memory` has the peaks of processes that scan so many sequences of the case
-`small` (copies again) and keep a summary of their scores; runs differ by a tenth.
-Each part has its commit; --parts=memory leaves the times as they are.
+`small` (copies again) and keep a summary of their scores; runs differ by a
+tenth. Each part has its commit; --parts=memory leaves the times as they are.
 """
 
 import json
