@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 from absl import app, flags
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 from benchmarks import cases, machine
 from benchmarks import ours_library as library
@@ -146,8 +146,14 @@ def draw(rows: list[dict]) -> figure.Figure:
     drawn.subplots(1, 3), names.items(), strict=True
   ):
     found = [(r[axis], r['seconds']) for r in rows if r['axis'] == axis]
-    axes.loglog(*zip(*found, strict=True), 'o-', color=style.NEGATIVE)
+    x, y = zip(*found, strict=True)
+    axes.loglog(x, y, 'o-', color=style.NEGATIVE)
     axes.set(xlabel=name, ylabel='seconds')
+    axes.set_xticks(x, [f'{n:,}' for n in x], rotation=45)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter('{x:g}')
+    for each in (axes.xaxis, axes.yaxis):
+      each.set_minor_locator(ticker.NullLocator())
   return drawn
 
 

@@ -15,6 +15,7 @@ from influence_jax import planner
 
 _UNTIMED = 0.5  # share of the matmul peak of a step that is too large to time
 _PROBE_SECONDS = 0.5  # what is too large, at the peak
+_ENOUGH_SECONDS = 1.0  # of calls of one step
 
 
 def calibrate(costs: list[planner.Cost]) -> dict[str, float]:
@@ -61,12 +62,13 @@ def _step_times(cost: planner.Cost) -> list[float]:
       )
     )
 
-  return _times(cost.step, 2, args)
+  return _times(cost.step, 8, args)
 
 
 def _times(fn: Callable, num: int, args: Callable = tuple) -> list[float]:
+  """Seconds of up to `num` calls, two at least and no more when they add up."""
   taken = []
-  for _ in range(num + 1):
+  while len(taken) < 3 or (len(taken) <= num and sum(taken) < _ENOUGH_SECONDS):
     given = args()
     start = time.perf_counter()
     jax.block_until_ready(fn(*given))
