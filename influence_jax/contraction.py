@@ -30,7 +30,7 @@ _GROUP = 2**22  # numbers of gradients formed at once: 16 MiB stay in a cache
 # this many gradients at least, since that is dear; but for no more numbers.
 _HELD, _LEAST, _MOST = 5 * 2**21, 16, 2**26
 _BLOCK = 16  # queries multiplied out at once
-_TOKENS_BLOCK = 8  # queries whose tokens are projected at once
+_TOKENS_BLOCK = 32  # queries whose tokens are projected at once
 
 
 def whole(solved: dict[str, jax.Array]) -> Queries:
