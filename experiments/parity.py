@@ -92,15 +92,9 @@ def compute(
       approximation, model.layers, factors,
       **(own_scale if name == 'identity' else {}),
     )  # fmt: skip
-    solve = functools.partial(
-      influence.precondition, approximation, model.layers, factors, g_KxIxO,
-      damping,
-    )  # fmt: skip
-    truncated = lowrank.truncate(
-      approximation, model.layers, factors, solve(rotated=True), _RANK,
-      weighted=False, method='exact',
-    )  # fmt: skip
-    solved = contraction.whole(solve())
+    solved, truncated = _solve(
+      approximation, model.layers, factors, g_KxIxO, damping
+    )
     own = jax.jit(
       functools.partial(influence.self_influence, approximation, model)
     )
@@ -120,6 +114,18 @@ def compute(
     if name == 'ekfac':
       result |= _factors(model.layers, factors)
   return result
+
+
+def _solve(approximation, layers, factors, g_KxIxO, damping):
+  """(whole queries, those of the reference's plain rank)."""
+  solve = functools.partial(
+    influence.precondition, approximation, layers, factors, g_KxIxO, damping
+  )
+  truncated = lowrank.truncate(
+    approximation, layers, factors, solve(rotated=True), _RANK,
+    weighted=False, method='exact',
+  )  # fmt: skip
+  return contraction.whole(solve()), truncated
 
 
 def _score(model, params, solved, truncated, batch) -> dict[str, jax.Array]:

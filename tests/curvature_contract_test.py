@@ -135,6 +135,13 @@ def _base_operators(name):
   return _operators(name, _fitted(name, 'base').factors)
 
 
+def _of_random_arrays(name):
+  """(layers without a stack, factors of random inputs and gradients)."""
+  layers = testing.deep(scan=False)[0].layers
+  data = testing.random_arrays(layers)
+  return layers, testing.factors_of(_made(name), layers, *data)
+
+
 class OperatorTest(parameterized.TestCase):
   @parameterized.parameters(_NAMES)
   def test_factors_are_finite_and_eigenvalues_are_not_negative(self, name):
@@ -164,11 +171,9 @@ class OperatorTest(parameterized.TestCase):
     """Layers of 6 x 4, 5 x 4 and 4 x 3: either side, both or none of them."""
     if not (rotate_tokens := _made(name).rotate_tokens):
       self.skipTest('it rotates no tokens')
-    model, _ = testing.deep(scan=False)
-    arrays, mask = testing.random_arrays(model.layers)
-    all_factors = testing.factors_of(_made(name), model.layers, arrays, mask)
+    layers, all_factors = _of_random_arrays(name)
     rng = np.random.default_rng(8)
-    for path, layer in model.layers.items():
+    for path, layer in layers.items():
       sides = layer.num_in, layer.num_out
       a, ds = (rng.normal(size=(2, length, n)) for n in sides)
       *tokens, rest = rotate_tokens(all_factors[path], a, ds)
@@ -182,11 +187,9 @@ class OperatorTest(parameterized.TestCase):
   def test_sides_of_a_product_leave_the_basis_as_the_product_does(self, name):
     if not (unrotate_sides := _made(name).unrotate_sides):
       self.skipTest('its basis has no sides')
-    model, _ = testing.deep(scan=False)
-    arrays, mask = testing.random_arrays(model.layers)
-    all_factors = testing.factors_of(_made(name), model.layers, arrays, mask)
+    layers, all_factors = _of_random_arrays(name)
     rng = np.random.default_rng(9)
-    for path, layer in model.layers.items():
+    for path, layer in layers.items():
       x, y = (rng.normal(size=(2, n)) for n in (layer.num_in, layer.num_out))
       got_x, got_y = unrotate_sides(all_factors[path], x, y)
       wanted = _made(name).unrotate(all_factors[path], x.T @ y)
