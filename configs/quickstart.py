@@ -12,6 +12,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.data = dict(
     name='wiki_leads',
     data_dir='~/.cache/influence_jax/tfds',
+    source=dict(),  # what else the corpus's load() is to be told
     vocab_size=8192,
     max_len=256,
     buckets=(80, 128, 176),
@@ -57,6 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     svd='randomised',  # or 'exact'
     query_batch=16,  # queries solved at once
     answers=(),  # more of dict(name='kfac', relative=0.1) in the same pass
+    num_sequences=None,  # scanned, evenly spread; None is all of them
     candidates=dict(method='all', per_query=10_000),  # 'tf_idf', 'bm25'
     matrix=True,  # keep queries x sequences, too
     chunk=1024,  # sequences a chunk of the matrix

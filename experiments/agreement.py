@@ -1,9 +1,11 @@
 """How well scores agree with exact ones; shares with their intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
+
+_NUM_DRAWS = 2000  # of the bootstrap
 
 
 def agreement(
@@ -56,6 +58,23 @@ def share(hits: Sequence[bool]) -> list[float]:
   """[share, low, high] of those that are true, Wilson's 95 % interval."""
   found = stats.binomtest(int(np.sum(hits)), len(hits))
   return [found.statistic, *found.proportion_ci(method='wilson')]
+
+
+def interval(
+  values: Sequence[float], statistic: Callable = np.mean, seed: int = 0
+) -> list[float]:
+  """[statistic, low, high], 95 % by the bootstrap's percentiles.
+
+  The values are drawn again as they are: give one a query (or whatever is a
+  random draw in the study), not one a sequence. A single value has no interval.
+  """
+  values = np.asarray(values, np.float64)
+  if len(values) < 2:
+    return [float(statistic(values))]
+  found = stats.bootstrap(
+    (values,), statistic, n_resamples=_NUM_DRAWS, method='percentile', rng=seed
+  )
+  return [float(statistic(values)), *map(float, found.confidence_interval)]
 
 
 def _top(scores_KxN, num):

@@ -69,10 +69,11 @@ def build(section: str, fn: Callable, hparams: ConfigDict) -> Any:
 
 
 def provenance(binary: str, config: ConfigDict) -> dict[str, Any]:
-  """Where a result comes from: command, commit and config."""
+  """Where a result comes from: command, commit, device and config."""
   return {
     'command': shlex.join(['python', '-m', binary, *sys.argv[1:]]),
     'commit': commit(),
+    'device': f'{jax.devices()[0].device_kind} x {jax.device_count()}',
     'config': config.to_dict(),
   }
 

@@ -25,11 +25,9 @@ compression.
 
 import os
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 
 import rich
-from absl import logging
 from ml_collections import ConfigDict
 from rich import box, table
 
@@ -38,6 +36,7 @@ from experiments import (
   compression_figure,
   compression_parts,
   fit_curvature,
+  parts,
   retrieval,
   trained,
 )
@@ -103,7 +102,6 @@ def _part(
   folder, name: str, study: compression_parts.Study, fn: Callable
 ) -> dict:
   """What `fn` finds, kept in a file; ValueError if that is of another run."""
-  path = folder / f'{name}.json'
   section = study.config.compression.to_dict()
   origin = {
     'params': study.ours.params_fingerprint,
@@ -116,29 +114,20 @@ def _part(
     'num_top': section['num_top'],
     name: section[name],
   }
-  if path.exists():
-    part = store.read_json(path)
-    store.check(part['origin'], origin, str(path))
-    logging.info('compression: %s is done', name)
-    return part
-  started = time.perf_counter()
-  part = {'origin': origin, 'commit': common.commit(), **fn(study)}
-  part['seconds'] = time.perf_counter() - started
-  store.write_json(path, part)
-  return store.read_json(path)  # as the next run finds it
+  return parts.part(folder / f'{name}.json', origin, lambda: fn(study))
 
 
 def _tables(result: dict) -> list[table.Table]:
-  parts = result['parts']
+  found = result['parts']
   title = (
     f'{len(result["queries"])} queries x {result["sequences"]} sequences, '
     'against exact scores: median, least; overlap: mean, least'
   )
   views = []
-  if 'rank' in parts:
+  if 'rank' in found:
     keys = ('rank', 'weighted', 'method')
-    views.append(_table(title, keys, parts['rank']['rows']))
-    views.append(_table_two_stage(parts['rank']['two_stage']))
+    views.append(_table(title, keys, found['rank']['rows']))
+    views.append(_table_two_stage(found['rank']['two_stage']))
   for name, title, keys in (
     (
       'blocks',
@@ -148,8 +137,8 @@ def _tables(result: dict) -> list[table.Table]:
     ('precision', 'narrower dtype', ('of',)),
     ('draw', 'other labels drawn', ('fit_seed',)),
   ):
-    if name in parts:
-      views.append(_table(title, keys, parts[name]['rows']))
+    if name in found:
+      views.append(_table(title, keys, found[name]['rows']))
   return views
 
 

@@ -1,15 +1,18 @@
 """The corpus of a config: documents, tokenizer and sequences, made once.
 
 A corpus is a module of influence_jax.data (or a dotted path of your own) with
-`load(data_dir) -> source` and `documents(source) -> iterator of dicts` (id,
-text, title, topic; all str but the id), where source[n] is the document n.
+`load(data_dir, **config.data.source) -> source` and `documents(source) ->
+iterator of dicts` (id, text, title, topic; all str but the id), where source[n]
+is the document n. It may have `held_out(source)`, documents never trained on,
+`queries(source, ...)` and `truth(source)`, for corpora made to be asked about.
 """
 
 import importlib
 import os
 import pathlib
+import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tokenizers
 from absl import logging
@@ -24,6 +27,8 @@ class Corpus(NamedTuple):
   sequences: sequences_lib.Sequences
   tokenizer: tokenizers.Tokenizer
   document: Callable[[int], dict]  # by id
+  module: types.ModuleType
+  source: Any  # of module.load
 
 
 def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
@@ -39,7 +44,9 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
   workdir.mkdir(parents=True, exist_ok=True)
   _claim(workdir / 'corpus.json', config.to_dict())
   module = _find(config.name)
-  source = module.load(pathlib.Path(config.data_dir).expanduser())
+  source = module.load(
+    pathlib.Path(config.data_dir).expanduser(), **config.source
+  )
   tokenizer = _tokenizer(workdir / 'tokenizer.json', config, module, source)
   try:
     sequences = sequences_lib.open(
@@ -62,7 +69,7 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
       for name, value in fields.items()
     }
 
-  return Corpus(sequences, tokenizer, document)
+  return Corpus(sequences, tokenizer, document, module, source)
 
 
 def _claim(path: pathlib.Path, config: dict) -> None:

@@ -37,7 +37,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   section = config.filter_recall
   sequences = sequences_lib.open(workdir / 'sequences')
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
-  queries, scores_KxN = scored.load(workdir / config.score.folder, sequences)
+  found = scored.load(workdir / config.score.folder, sequences)
+  queries, scores_KxN = found.queries, found.scores[0]
   num = len(sequences)
   true_KxM = candidates.top([scores_KxN], section.num_true)
   orders = {
@@ -57,7 +58,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   result = {
     **common.provenance('experiments.filter_recall', config),
     'sequences': num,
-    'queries': [query[0] for query in queries],
+    'queries': [query.id for query in queries],
     'kept': kept.tolist(),
     'recall': {name: _summary(x_KxP) for name, x_KxP in recalls.items()},
     'missed': {

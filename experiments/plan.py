@@ -114,7 +114,7 @@ def score_costs(
   c, asked = config.score, solve.answers(config)
   numbers = workload.num_sequences(config, workdir)
   num, length = workload.queries(config, workdir)
-  wanted = sum(numbers.values())
+  wanted = c.num_sequences or sum(numbers.values())
   if c.candidates.method != 'all':
     wanted = min(wanted, num * c.candidates.per_query)
   share = wanted / sum(numbers.values())
@@ -190,7 +190,7 @@ def record(cost: planner.Cost) -> dict:
 
 def _with_scores(cost, config, num_queries, num_sequences) -> planner.Cost:
   """With the summary and the matrix of scores."""
-  k = max(config.score.num_top, config.score.refine)
+  k = max(config.score.num_top, config.score.refine, 1)
   summary = num_queries * sum(x.nbytes for x in topk.start(1, k))
   matrix = chunk = 0
   if config.score.matrix:

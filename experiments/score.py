@@ -5,10 +5,10 @@
 
 Writes a folder (config.score.folder) of WORKDIR:
 
-  top.parquet         the top and bottom sequences of each query with text,
-                      title, scores by token and by layer
+  top.parquet         the top and bottom score.num_top sequences of each query
+                      with text, title, scores by token and by layer
   candidates.parquet  the first score.refine of each, with the scan's score and
-                      the one of full rank
+                      the one of full rank; neither file if num_top is 0
   summary/            for each query: tops, sums, a histogram of all scores
   scores.zarr         if score.matrix: answers x queries x sequences, float32
   queries.json        with the completions' losses, nats
@@ -74,8 +74,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
       len(numbers),
       config.score.chunk,
     )
-  whole = scores is None or not len(scores.missing())
-  if whole and (folder / 'top.parquet').exists():
+  last = folder / ('top.parquet' if config.score.num_top else 'queries.json')
+  if last.exists() and (scores is None or not len(scores.missing())):
     return
   common.save_config(config, workdir)
   resumed = (folder / 'summary').exists()
@@ -87,6 +87,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
       for query, loss in zip(read, losses_K, strict=True)
     ]
     store.write_json(folder / 'queries.json', described)
+    if not config.score.num_top:
+      return
     tops = refine.tops(config, ours, factors, batch, solved, summary)
     layers = ours.model.layers
     top_table.write(
@@ -113,12 +115,13 @@ def candidates(
 ) -> np.ndarray:
   """Numbers of the sequences to scan, ascending: all, or what a filter takes.
 
-  A filter (data.candidates) takes the union over queries of what their words
+  All is `score.num_sequences` of them, evenly spread, if that is given. A
+  filter (data.candidates) takes the union over queries of what their words
   find.
   """
   sequences = ours.corpus.sequences
   if config.score.candidates.method == 'all':
-    return np.arange(len(sequences))
+    return batches_lib.spread(len(sequences), config.score.num_sequences)
   lengths = [int(np.flatnonzero(row)[-1]) + 1 for row in batch.mask]
   asked = [
     np.append(inputs[1:n], targets[n - 1])
@@ -151,7 +154,7 @@ def scan(
     sequences, numbers, config.score.batch_tokens,
     multiple_of=mesh.shape['data'],
   )  # fmt: skip
-  k = max(config.score.num_top, config.score.refine)
+  k = max(config.score.num_top, config.score.refine, 1)
   summary, done = _restore(folder, contraction.num_queries(queries), k)
   wanted = np.zeros(len(numbers), bool)
   for chunk in scores.missing() if scores else ():

@@ -42,14 +42,15 @@ _LEAST_P = 0.1
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.sparsity
   sequences = sequences_lib.open(workdir / 'sequences')
-  queries, scores_KxN = scored.load(workdir / config.score.folder, sequences)
+  found = scored.load(workdir / config.score.folder, sequences)
+  queries, scores_KxN = found.queries, found.scores[0]
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
   chosen_KxM = candidates.choose(
     sequences=sequences,
     queries=scored.tokens(tokenizer, queries),
     **section.filter,
   )
-  names = [query[0] for query in queries]
+  names = [query.id for query in queries]
   fitted = [tails.fit(scores, section.share) for scores in scores_KxN]
   rows = [
     {'query': name, **_row(tail, scores, section)}

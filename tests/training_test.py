@@ -45,7 +45,9 @@ def _make_corpus(directory):
   sequences = sequences_lib.build(
     documents, tokenizer, 16, directory, buckets=(8,)
   )
-  return corpus.Corpus(sequences, tokenizer, documents.__getitem__)
+  return corpus.Corpus(
+    sequences, tokenizer, documents.__getitem__, None, documents
+  )
 
 
 def _same_bits(a, b):

