@@ -14,7 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.update(
     name='english_prose',
     source=dict(
-      parts=('wiki', 'sotu', 'moby_dick', 'brown', 'anarchism', 'austen')
+      parts=('wiki', 'sotu', 'moby_dick', 'brown', 'anarchism', 'austen'),
+      max_chars=60_000,  # of a document: 7.7 million tokens in all
     ),
     vocab_size=4096,
     max_len=128,

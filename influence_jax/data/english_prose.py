@@ -13,6 +13,7 @@ A reader of Austen's R archive, `rdata`, is needed on the first call only, which
 takes a minute or two.
 """
 
+import dataclasses
 import gzip
 import html
 import html.parser
@@ -24,7 +25,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -227,11 +228,13 @@ class EnglishProse(tfds.core.GeneratorBasedBuilder):
         n += 1
 
 
-class Source(NamedTuple):
-  """All documents, source[n] being number n, and the chosen parts."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """All documents, source[n] being number n, and what is chosen of them."""
 
   data: Sequence[dict[str, Any]]
   parts: tuple[str, ...]
+  max_chars: int | None
 
   def __len__(self):
     return len(self.data)
@@ -240,12 +243,19 @@ class Source(NamedTuple):
     return self.data[n]
 
 
-def load(data_dir: str | os.PathLike, *, parts: Sequence[str] = ALL) -> Source:
+def load(
+  data_dir: str | os.PathLike,
+  *,
+  parts: Sequence[str] = ALL,
+  max_chars: int | None = None,
+) -> Source:
   """The documents, prepared in `data_dir` on the first call.
 
   Args:
     data_dir: where TFDS keeps its data sets.
     parts: of `ALL`, which `documents` and `held_out` go through.
+    max_chars: they give the beginning of a longer document, so that no long
+      work outweighs the rest; `source[n]` stays whole.
 
   Returns:
     A random-access source of dicts, over all parts: `id` an int, `FIELDS` as
@@ -257,7 +267,7 @@ def load(data_dir: str | os.PathLike, *, parts: Sequence[str] = ALL) -> Source:
     tfds.disable_progress_bar()  # it does not look for itself
   builder = EnglishProse(data_dir=os.fspath(data_dir))
   builder.download_and_prepare()
-  return Source(builder.as_data_source('train'), tuple(parts))
+  return Source(builder.as_data_source('train'), tuple(parts), max_chars)
 
 
 def documents(source: Source) -> Iterator[dict[str, Any]]:
@@ -338,6 +348,7 @@ def _chosen(source, wanted):
     record = source[n]
     fields = {name: record[name].decode() for name in FIELDS}
     if fields['source'] in source.parts:
+      fields['text'] = fields['text'][: source.max_chars]
       yield {'id': int(record['id']), **fields}
 
 

@@ -12,7 +12,7 @@ def load(data_dir, **source):
     {
       'id': n,
       'title': f'story {n}',
-      'topic': 'tales',
+      'topic': ('tales', 'songs')[n % 2],
       'text': ' '.join(rng.choice(_WORDS, rng.integers(10, 40))),
     }
     for n in range(60)
