@@ -163,7 +163,7 @@ class TrainLadderTest(absltest.TestCase):
     config = tiny_ladder.config(seeds=(5,))
     rung = ladder.rungs(config, self.root)[0]
     ladder.link_corpus(self.root, rung)
-    with self.assertRaisesRegex(ValueError, 'no finished|missing'):
+    with self.assertRaisesRegex(ValueError, 'no checkpoint'):
       trained.load(rung.config, rung.workdir)
     with self.assertRaisesRegex(ValueError, 'run experiments.score'):
       scored.load(
