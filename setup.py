@@ -4,7 +4,9 @@ import pathlib
 
 import setuptools
 
-TEST = ['pytest>=8', 'ruff>=0.15']
+# What the corpora and judges of the paper's studies are read with.
+FIGURES = ['rdata>=1.1,<2', 'safetensors>=0.5,<1']
+TEST = ['pytest>=8', 'ruff>=0.15', *FIGURES]
 # Kronfluence asks for any torchvision (and never imports it): the one of this
 # torch, or pip takes another torch for the latest torchvision's sake.
 BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
@@ -46,5 +48,5 @@ setuptools.setup(
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
   ],
-  extras_require={'test': TEST, 'bench': BENCH},
+  extras_require={'test': TEST, 'bench': BENCH, 'figures': FIGURES},
 )
