@@ -1,0 +1,227 @@
+"""Influence of single tokens of a sequence on a query, App. B of the paper.
+
+With p = (G + damping)^-1 grad log p(query), a token's influence is how fast
+something moves as the parameters go along p:
+
+* an output token, its term of the loss reweighted by 1 + eps: the
+  log-probability of that target (Eqs. 35-36). Summed over t it is the score.
+* an input token, its embedding scaled by 1 + eps ("erased to 0" at eps = -1):
+  the derivative of log p(sequence) by eps, <e_t, d log p / d e_t>
+  (Eqs. 37-38). These sum to nothing in particular.
+
+Departure: the paper takes finite differences between theta and theta + alpha p;
+here both are exact directional derivatives (jvp), and the differences are kept
+to be held against them. `contraction.tokenwise` (Eq. 31) splits a score by the
+position at which it passes through the layers; here it is by what is predicted,
+or by what is read.
+
+Output token t is target t of a batch, input token t is input t, one to its
+left. One query at a time: p is as large as the parameters. Functions are pure
+and not jitted.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.typing import ArrayLike
+
+from influence_jax import types
+
+
+def direction(
+  params: types.PyTree,
+  layers: dict[str, types.Layer],
+  solved: dict[str, jax.Array],
+) -> types.PyTree:
+  """p of one query, shaped as params; 0 for parameters of no layer.
+
+  To first order, a step along p makes the query's completion more likely:
+  `solved` is of gradients of losses (see types), so p is minus it.
+
+  Args:
+    solved: (G + damping)^-1 g, {path: [*stack, I, O]}: one query's share of
+      `influence.precondition`.
+
+  Raises:
+    ValueError: an array of `solved` is not that of one query.
+  """
+  flat = traverse_util.flatten_dict(params, sep='/')
+  laid = {path: jnp.zeros_like(x) for path, x in flat.items()}
+  for path, layer in layers.items():
+    for name, x in _parts(layer, -jnp.asarray(solved[path])).items():
+      like = flat[f'{path}/{name}']
+      laid[f'{path}/{name}'] = x.reshape(like.shape).astype(like.dtype)
+  return traverse_util.unflatten_dict(laid, sep='/')
+
+
+def output_tokens(
+  model: types.Model,
+  params: types.PyTree,
+  direction: types.PyTree,
+  batch: types.Batch,
+) -> jax.Array:
+  """Influence of every target token [B, T], in nats; the sum is the score.
+
+  One forward pass with tangents. 0 where the mask is.
+  """
+  return _derivative(_log_p(model, batch), params, direction)
+
+
+def input_tokens(
+  model: types.Model,
+  params: types.PyTree,
+  direction: types.PyTree,
+  batch: types.Batch,
+  embedding: str,
+) -> jax.Array:
+  """Influence of every input token [B, T], in nats.
+
+  One forward and backward pass with tangents. It is not masked: a token whose
+  own target does not count (a prompt's) acts on later ones. In a causal model
+  padding on the right acts on nothing and gets exactly 0.
+
+  Args:
+    embedding: searched (re.search) in the '/'-joined paths of nn.Embed's.
+
+  Raises:
+    ValueError: what matches is not one embedding of [B, T] tokens, used once.
+  """
+  return _derivative(_erasure(model, batch, embedding), params, direction)
+
+
+def output_tokens_by_difference(
+  model: types.Model,
+  params: types.PyTree,
+  direction: types.PyTree,
+  batch: types.Batch,
+  alpha: ArrayLike,
+) -> jax.Array:
+  """`output_tokens` up to O(alpha), by two forward passes (Eq. 36)."""
+  return _difference(_log_p(model, batch), params, direction, alpha)
+
+
+def input_tokens_by_difference(
+  model: types.Model,
+  params: types.PyTree,
+  direction: types.PyTree,
+  batch: types.Batch,
+  embedding: str,
+  alpha: ArrayLike,
+) -> jax.Array:
+  """`input_tokens` up to O(alpha), by two backward passes (Eq. 38)."""
+  fn = _erasure(model, batch, embedding)
+  return _difference(fn, params, direction, alpha)
+
+
+def spread(values_T: ArrayLike) -> jax.Array:
+  """||a||_2 / ||a||_1 over the last axis: 1 for one token, 1 / sqrt(T) for all.
+
+  0 where all values are: nothing is concentrated there. It is free of scale.
+  """
+  size_T = jnp.abs(jnp.asarray(values_T))
+  largest_1 = size_T.max(-1, keepdims=True)
+  is_zero = largest_1 == 0
+  size_T /= jnp.where(is_zero, 1, largest_1)  # else tiny squares are lost
+  norms = jnp.sqrt(jnp.square(size_T).sum(-1)), size_T.sum(-1)
+  return norms[0] / jnp.where(is_zero[..., 0], 1, norms[1])
+
+
+def is_sparse(values_T: ArrayLike, threshold: float = 2 / 3) -> jax.Array:
+  """Whether so few tokens hold the influence that it may well be an error.
+
+  Sec. 5.3: the ratio is over 2/3. All zeros are not sparse.
+  """
+  return spread(values_T) > threshold
+
+
+def _parts(layer: types.Layer, p_IxO: jax.Array) -> dict[str, jax.Array]:
+  """The kernel's and the bias's share of a layer's array, stack in front."""
+  expected = (*layer.stack, layer.num_in, layer.num_out)
+  if p_IxO.shape != expected:
+    raise ValueError(
+      f'solved[{layer.path!r}] has the shape {p_IxO.shape}, expected {expected}'
+      ', that of one query: take one of [*stack, K, I, O], solved of these '
+      'layers'
+    )
+  if not layer.has_bias:
+    return {'kernel': p_IxO}
+  return {'kernel': p_IxO[..., :-1, :], 'bias': p_IxO[..., -1, :]}
+
+
+def _derivative(fn: Callable, params, direction) -> jax.Array:
+  return jax.jvp(fn, (params,), (direction,))[1]
+
+
+def _difference(fn: Callable, params, direction, alpha) -> jax.Array:
+  moved = jax.tree.map(lambda x, p: x + alpha * p, params, direction)
+  return (fn(moved) - fn(params)) / alpha
+
+
+def _log_p(model: types.Model, batch: types.Batch) -> Callable:
+  """params -> log-probability of every target [B, T], times its mask.
+
+  Each position is handed to the loss as a sequence of one position: a loss is a
+  sum over positions, and its own mask keeps padding, NaN or not, out. The
+  gradient by the mask is the same, at the same cost, for losses linear in it;
+  but it is in the mask's precision, leaves out the mask's weights and lets a
+  NaN of the padding through.
+  """
+
+  def by_position(*row):
+    return model.loss.per_sequence(*(x[:, None] for x in row))
+
+  def log_p(params):
+    outputs = model.apply_fn(params, batch.inputs)
+    return -jax.vmap(by_position)(outputs, batch.targets, batch.mask)
+
+  return log_p
+
+
+def _erasure(model: types.Model, batch: types.Batch, embedding: str):
+  """params -> d log p / d eps [B, T], by a factor 1 + eps on embeddings."""
+
+  def log_p(eps_BxT, params):
+    uses = []
+    with nn.intercept_methods(_scaler(embedding, eps_BxT, uses)):
+      outputs = model.apply_fn(params, batch.inputs)
+    _check_uses(embedding, eps_BxT.shape, uses)
+    loss_B = model.loss.per_sequence(outputs, batch.targets, batch.mask)
+    return -loss_B.sum()
+
+  # As wide as can be, not as the mask: the result has the dtype of eps.
+  eps_BxT = jnp.zeros(batch.mask.shape)
+  return functools.partial(jax.grad(log_p), eps_BxT)
+
+
+def _scaler(embedding: str, eps_BxT: jax.Array, uses: list) -> Callable:
+  """An interceptor; appends (path, shape of tokens) as embeddings are used."""
+
+  def intercept(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    # A tied head is `attend`, another method: the token is not its input.
+    is_lookup = context.method_name == '__call__'
+    if not (isinstance(context.module, nn.Embed) and is_lookup):
+      return y
+    path, shape = '/'.join(context.module.path), y.shape[:-1]
+    uses.append((path, shape))
+    if not re.search(embedding, path) or shape != eps_BxT.shape:
+      return y
+    # Sums over the width are as wide as eps, whatever the model computes in.
+    return (y * (1 + eps_BxT[..., None])).astype(y.dtype)
+
+  return intercept
+
+
+def _check_uses(embedding: str, shape: tuple[int, ...], uses: list) -> None:
+  reached = [use for use in uses if re.search(embedding, use[0])]
+  if [tokens for _, tokens in reached] != [shape]:
+    raise ValueError(
+      f'{embedding!r} should match one embedding, used once, of tokens {shape};'
+      f' it matches {reached} of the uses {uses}: change the pattern, or take '
+      'any jax.jit out of apply_fn'
+    )
