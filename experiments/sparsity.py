@@ -1,26 +1,34 @@
 """From how many sequences does a completion come? Tails of influence scores.
 
   python -m experiments.sparsity --config=configs/sparsity.py \
-    --workdir=runs/quickstart
+    --workdir=runs/english
 
 Figs. 8 and 9 and Table 1 of Grosse et al. 2023, of the complete scores in
-config.score.folder (score.matrix=True). The largest config.sparsity.share of
-each query's scores are fitted by a power law and its rivals, see
-influence_jax.tails; p is the share of samples from the fit that are farther
-from theirs, a power law is rejected at 0.1. Claims, their bounds fixed in
-advance:
+config.score.folder (score.matrix=True) of each model of config.sparsity.sizes,
+or of the workdir's own model without a ladder (configs/sparsity_quickstart.py).
+The largest config.sparsity.share of each query's scores are fitted by a power
+law and its rivals, see influence_jax.tails; p is the share of samples from the
+fit that are farther from theirs, a power law is rejected at 0.1. Claims, their
+bounds fixed in advance; over several models a query counts with the share of
+them in which it passes:
 
   E7  more than half of the queries: p > 0.1; more than half: the power law has
       the least AIC of all families (the paper: p > 0.1 in 6 of 8)
   E8  at least 80 % of the queries: the top 1 % of sequences hold more of the
       positive influence than Gaussian scores would, 6.7 % (the paper: 12-52 %)
 
-Writes WORKDIR/sparsity/result.json, tails.png and coverage.png.
-Sections read: score, sparsity.
+Writes WORKDIR/sparsity/: a file a model with all fits, result.json, and, of the
+largest model's first seed, tails.png (num_panels queries, evenly spread) and
+coverage.png. Less than a second a query and model; goes on after the last model
+that is done.
+Sections read: score, sparsity, ladder.
 """
 
+import collections
 import os
 import pathlib
+import statistics
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import rich
@@ -28,8 +36,9 @@ from matplotlib import figure
 from ml_collections import ConfigDict
 from rich import box, table
 
-from experiments import agreement, common, scored
+from experiments import agreement, claims, common, ladder, parts, scored
 from influence_jax import store, tails
+from influence_jax.data import batches as batches_lib
 from influence_jax.data import candidates
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
@@ -37,72 +46,115 @@ from influence_jax.report import curves, figures, style
 
 _TOP = 0.01  # of the sequences, whose share of influence is claimed
 _LEAST_P = 0.1
+_NULL = float(curves.gaussian_held(_TOP))
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.sparsity
-  sequences = sequences_lib.open(workdir / 'sequences')
-  found = scored.load(workdir / config.score.folder, sequences)
-  queries, scores_KxN = found.queries, found.scores[0]
-  tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')
-  chosen_KxM = candidates.choose(
-    sequences=sequences,
-    queries=scored.tokens(tokenizer, queries),
-    **section.filter,
-  )
-  names = [query.id for query in queries]
-  fitted = [tails.fit(scores, section.share) for scores in scores_KxN]
-  rows = [
-    {'query': name, **_row(tail, scores, section)}
-    for name, tail, scores in zip(names, fitted, scores_KxN, strict=True)
-  ]
+  folder = workdir / 'sparsity'
+  rungs = ladder.rungs(config, workdir, section.sizes or None)
+  rows = [row for rung in rungs for row in _rows(rung, section, folder)]
+  shown = _largest(config, rungs)
   result = {
     **common.provenance('experiments.sparsity', config),
-    'sequences': scores_KxN.shape[1],
+    'shown': shown.name,
     'queries': rows,
-    'claims': claims(rows),
+    'claims': claimed(rows, rungs),
   }
-  folder = workdir / 'sparsity'
   store.write_json(folder / 'result.json', result)
-  filtered_KxM = np.take_along_axis(scores_KxN, chosen_KxM, axis=1)
-  drawn = draw(names, scores_KxN, filtered_KxM, fitted)
-  figures.save(drawn, folder / 'tails.png')
-  figures.save(figures.coverage(scores_KxN, names), folder / 'coverage.png')
-  for view in (_table(rows), _claims_table(result['claims'])):
-    rich.print(view)
+  _write_figures(shown, section, folder)
+  rich.print(_table(rows, len(rungs)))
+  rich.print(claims.render(result['claims']))
   return result
 
 
-def claims(rows: list[dict]) -> list[dict]:
-  """E7 and E8: value is [share of the queries, low, high], held if it passes.
+def claimed(rows: Sequence[dict], rungs: Sequence[ladder.Rung]) -> list[dict]:
+  """E7 and E8 of rows with `query`, `p`, `best` and `held`, one a model."""
 
-  `threshold` is the least share, itself included in E8 alone.
-  """
-  fits = agreement.share([row['p'] > _LEAST_P for row in rows])
-  best = agreement.share([row['best'] == 'power law' for row in rows])
-  null = float(curves.gaussian_held(_TOP))
-  sparse = agreement.share([row['held'] > null for row in rows])
+  def claim(name, place, statement, test, threshold, paper) -> dict:
+    value = agreement.interval(by_query(rows, test))
+    return claims.claim(
+      name, place, f'{statement}: share of queries', value, threshold,
+      paper=paper, rungs=rungs, form='.0%',
+    )  # fmt: skip
+
   return [
-    _claim(
-      'E7a', 'Table 1', f'KS p > {_LEAST_P:g}', fits, 0.5, fits[0] > 0.5
+    claim(
+      'E7a', 'Table 1', f'KS p > {_LEAST_P:g}', lambda row: row['p'] > _LEAST_P,
+      ('>', 0.5), '6 of 8 queries',
     ),
-    _claim(
-      'E7b', 'Fig. 8', 'the power law has the least AIC', best, 0.5,
-      best[0] > 0.5,
+    claim(
+      'E7b', 'Fig. 8', 'the power law has the least AIC',
+      lambda row: row['best'] == 'power law', ('>', 0.5), 'most of 8 queries',
     ),
-    _claim(
-      'E8', 'Fig. 9', f'top {_TOP:.0%} hold more than {null:.1%}', sparse, 0.8,
-      sparse[0] >= 0.8,
+    claim(
+      'E8', 'Fig. 9', f'top {_TOP:.0%} hold more than {_NULL:.1%}',
+      lambda row: row['held'] > _NULL, ('>=', 0.8), 'all: they hold 12-52 %',
     ),
   ]  # fmt: skip
 
 
+def by_query(rows: Sequence[dict], fn: Callable[[dict], float]) -> list[float]:
+  """Of each query, the mean of fn(row) over its rows, one a model."""
+  return [statistics.fmean(map(fn, found)) for found in grouped(rows).values()]
+
+
+def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
+  """{query: its rows}; ValueError if a query is not in every model's scores."""
+  groups = collections.defaultdict(list)
+  for row in rows:
+    groups[row['query']].append(row)
+  num = max(map(len, groups.values()))
+  if few := [name for name, found in groups.items() if len(found) < num]:
+    raise ValueError(
+      f'{len(few)} queries, the first {few[0]!r}, have scores in '
+      f'{len(groups[few[0]])} models, expected {num}: the same queries in all; '
+      'score again with one file of queries'
+    )
+  return dict(groups)
+
+
+def open_rung(
+  rung: ladder.Rung,
+) -> tuple[sequences_lib.Sequences, scored.Scored, dict]:
+  """Its sequences, its scores, and what a part made of them depends on."""
+  sequences = sequences_lib.open(rung.workdir / 'sequences')
+  found = scored.load(rung.workdir / rung.config.score.folder, sequences)
+  origin = {
+    **found.origin,
+    'answer': found.answers[0],
+    'queries': [list(query[:3]) for query in found.queries],
+    'scores': store.fingerprint(found.scores[0]),
+  }
+  return sequences, found, origin
+
+
+def ranked(
+  method: str,
+  rung: ladder.Rung,
+  sequences: sequences_lib.Sequences,
+  found: scored.Scored,
+) -> np.ndarray:
+  """Columns of the scores in a filter's order, best first, [K, C].
+
+  Words are weighted by all sequences of the corpus, those that were scored or
+  not, as in a filter before the scan.
+  """
+  tokenizer = tokenizer_lib.load(rung.workdir / 'tokenizer.json')
+  tokens, num = scored.tokens(tokenizer, found.queries), len(sequences)
+  order_KxN = candidates.choose(method, sequences, tokens, num)
+  columns_N = np.full(num, -1)
+  columns_N[found.numbers] = np.arange(len(found.numbers))
+  columns_KxN = columns_N[order_KxN]
+  return columns_KxN[columns_KxN >= 0].reshape(len(tokens), -1)
+
+
 @style.SETTINGS
 def draw(
-  names: list[str],
+  names: Sequence[str],
   scores_KxN: np.ndarray,
   filtered_KxM: np.ndarray,
-  fitted: list[tails.Tail],
+  fitted: Sequence[tails.Tail],
 ) -> figure.Figure:
   """Share of positive scores >= x, log-log, a panel a query (Fig. 8).
 
@@ -111,8 +163,7 @@ def draw(
   columns = min(4, len(names))
   rows = -(-len(names) // columns)
   fig = figure.Figure((2.3 * columns, 2.0 * rows + 0.3))
-  panels = fig.subplots(rows, columns, squeeze=False)
-  panels = panels.ravel()
+  panels = fig.subplots(rows, columns, squeeze=False).ravel()
   for panel in panels[len(names) :]:
     panel.remove()
   for panel, name, scores, filtered, tail in zip(
@@ -139,7 +190,44 @@ def draw(
   return fig
 
 
-def _row(tail, scores, section) -> dict:
+def _largest(config, rungs) -> ladder.Rung:
+  """Of the largest size the first seed."""
+  if 'ladder' not in config:
+    return rungs[0]
+  place = config.ladder.sizes.index
+  return max(rungs, key=lambda rung: (place(rung.size), -rung.seed))
+
+
+def _rows(rung, section, folder) -> list[dict]:
+  """A row a query, from the rung's file of all fits; of rivals AIC alone."""
+  _, found, origin = open_rung(rung)
+  keys = {name: section[name] for name in ('share', 'num_draws', 'seed')}
+
+  def fit() -> dict:
+    pairs = zip(found.queries, found.scores[0], strict=True)
+    return {
+      'queries': [
+        {'query': query.id, **_row(query, scores, rung, section)}
+        for query, scores in pairs
+      ]
+    }
+
+  done = parts.part(folder / f'{rung.name}.json', {**origin, **keys}, fit)
+  return [
+    {
+      'rung': rung.name,
+      **row,
+      'rivals': {name: one['aic'] for name, one in row['rivals'].items()},
+    }
+    for row in done['queries']
+  ]
+
+
+def _row(query, scores, rung, section) -> dict:
+  try:
+    tail = tails.fit(scores, section.share)
+  except ValueError as error:
+    raise ValueError(f'query {query.id!r} of {rung.name}: {error}') from error
   distance, p = tails.ks(tail, section.num_draws, section.seed)
   rivals = tails.rivals(tail)
   least = min(rivals, key=lambda name: rivals[name]['aic'])
@@ -159,42 +247,44 @@ def _row(tail, scores, section) -> dict:
   }
 
 
-def _claim(name, place, statement, share, threshold, held) -> dict:
-  return {
-    'id': name, 'figure': place, 'statement': f'{statement}: share of queries',
-    'value': share[0], 'interval': share[1:], 'threshold': threshold,
-    'held': bool(held),
-  }  # fmt: skip
+def _write_figures(rung, section, folder) -> None:
+  sequences, found, _ = open_rung(rung)
+  names, scores_KxN = [query.id for query in found.queries], found.scores[0]
+  figures.save(figures.coverage(scores_KxN, names), folder / 'coverage.png')
+  num = min(section.num_panels, len(names))
+  panels = batches_lib.spread(len(names), num)
+  few = found._replace(queries=[found.queries[k] for k in panels])
+  order_KxN = ranked(section.filter.method, rung, sequences, few)
+  scores_KxN = scores_KxN[panels]
+  filtered_KxM = np.take_along_axis(
+    scores_KxN, order_KxN[:, : section.filter.per_query], axis=1
+  )
+  fitted = [tails.fit(scores, section.share) for scores in scores_KxN]
+  drawn = draw([names[k] for k in panels], scores_KxN, filtered_KxM, fitted)
+  figures.save(drawn, folder / 'tails.png')
 
 
-def _table(rows) -> table.Table:
+def _table(rows, num_models) -> table.Table:
   view = table.Table(
-    title=f'tails of {rows[0]["num"]} scores; AIC behind the best family',
+    title=f'tails of {rows[0]["num"]} scores, models: {num_models}; medians, '
+    'and in how many models; AIC behind the best family',
     title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
   )  # fmt: skip
   view.add_column('query', overflow='fold')
-  for name in ('x min', 'alpha', 'p', 'best', 'behind', 'top 1 %'):
+  for name in (
+    'x min', 'alpha', 'p', f'p > {_LEAST_P:g}', 'power law', 'behind', 'top 1 %'
+  ):  # fmt: skip
     view.add_column(name, justify='right', no_wrap=True)
-  for row in rows:
+  for name, found in grouped(rows).items():
+    x_min, alpha, p, behind, held = (
+      statistics.median(row[key] for row in found)
+      for key in ('x_min', 'alpha', 'p', 'aic_behind', 'held')
+    )
+    passed = sum(row['p'] > _LEAST_P for row in found)
+    least = sum(row['best'] == 'power law' for row in found)
     view.add_row(
-      row['query'], f'{row["x_min"]:.3g}',
-      f'{row["alpha"]:.2f} ± {row["alpha_error"]:.2f}', f'{row["p"]:.2f}',
-      row['best'], f'{row["aic_behind"]:.0f}', f'{row["held"]:.0%}',
-    )  # fmt: skip
-  return view
-
-
-def _claims_table(found) -> table.Table:
-  view = table.Table(
-    'claim', 'statement', 'value (95 %)', 'asked for', 'held',
-    box=box.SIMPLE_HEAD, pad_edge=False,
-  )  # fmt: skip
-  for one in found:
-    low, high = one['interval']
-    view.add_row(
-      one['id'], one['statement'],
-      f'{one["value"]:.0%} ({low:.0%}-{high:.0%})', f'{one["threshold"]:.0%}',
-      'yes' if one['held'] else 'NO',
+      name, f'{x_min:.3g}', f'{alpha:.2f}', f'{p:.2f}', str(passed), str(least),
+      f'{behind:.0f}', f'{held:.0%}',
     )  # fmt: skip
   return view
 

@@ -108,6 +108,17 @@ def scanned_for(tail: Tail, score: float, num: int = 10) -> float:
   return num / beyond
 
 
+def scanned_until(scores: ArrayLike, score: float, num: int = 10) -> float:
+  """How many of the N scores are seen until `num` are at least `score`.
+
+  The mean over all orders: h of them leave h + 1 gaps of (N - h) / (h + 1), so
+  num (N + 1) / (h + 1); infinite where h < num.
+  """
+  scores = np.ravel(scores)
+  hits = int((scores >= score).sum())
+  return num * (len(scores) + 1) / (hits + 1) if hits >= num else float('inf')
+
+
 def _distance(logs_DxN: np.ndarray) -> np.ndarray:
   """Kolmogorov and Smirnov's, of each row from the exponential of its mean."""
   logs_DxN = np.sort(logs_DxN, axis=1)

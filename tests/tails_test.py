@@ -1,5 +1,7 @@
 """Tests of tails against scipy, closed forms and samples of known laws."""
 
+import itertools
+
 import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import stats
@@ -113,6 +115,23 @@ class ScannedForTest(absltest.TestCase):
     one, two = (tails.scanned_for(tail, x * tail.x_min) for x in (2, 4))
     np.testing.assert_allclose(two / one, 2**tail.alpha)
     np.testing.assert_allclose(tails.scanned_for(tail, tail.x_min), 100)
+
+
+class ScannedUntilTest(parameterized.TestCase):
+  @parameterized.parameters(1, 2, 3)
+  def test_it_is_the_mean_over_all_orders(self, num):
+    scores = [0.5, 3.0, -1.0, 2.0, 2.0, 0.1]  # three reach 2
+    waits = [
+      [n for n, x in enumerate(order, start=1) if x >= 2][num - 1]
+      for order in itertools.permutations(scores)
+    ]
+    got = tails.scanned_until(scores, 2, num)
+    np.testing.assert_allclose(got, np.mean(waits), 1e-12)
+
+  def test_too_few_are_never_enough(self):
+    self.assertEqual(tails.scanned_until([1.0, 2.0, 3.0], 2.0, 3), np.inf)
+    self.assertEqual(tails.scanned_until(np.ones(9), 1.0), np.inf)
+    self.assertEqual(tails.scanned_until(np.ones(10), 1.0), 10)
 
 
 if __name__ == '__main__':
