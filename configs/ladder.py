@@ -28,7 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.train.update(num_epochs=1, learning_rate=3e-3, batch_tokens=2048)
   c.fit.update(num_sequences=2000, batch_tokens=2048)
   c.score.update(
-    batch_tokens=2048,
+    batch_tokens=8192,  # low-rank queries are multiplied out once a batch
     answers=(
       dict(name='identity', relative=0.1),
       dict(name='kfac', relative=0.1),

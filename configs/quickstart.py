@@ -64,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     chunk=1024,  # sequences a chunk of the matrix
     save_every=200,  # batches
     refine=100,  # top sequences scored again at full rank; 0 is none
+    refine_batch_tokens=1024,
     refine_float64=False,
     num_top=20,  # with scores by token and layer
   )

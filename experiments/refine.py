@@ -100,7 +100,7 @@ def _exact(config, ours, details, query, numbers) -> dict:
   """{sequence: (scores by position, scores by layer)} of one query."""
   sequences, found = ours.corpus.sequences, {}
   plan = batches_lib.split(
-    sequences, np.array(numbers, int), config.score.batch_tokens
+    sequences, np.array(numbers, int), config.score.refine_batch_tokens
   )
   for spec in plan:
     batch = batches_lib.get(sequences, spec)

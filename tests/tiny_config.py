@@ -23,6 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     num_top=3,
     rank=4,
     refine=5,
+    refine_batch_tokens=256,
     save_every=2,
     query_batch=2,
   )
