@@ -42,7 +42,7 @@ setuptools.setup(
     'orbax-checkpoint>=0.12,<0.13',
     'pyarrow>=18',
     'rich>=13',
-    'scipy>=1.14',
+    'scipy>=1.15',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorstore>=0.1.80,<0.2',
     'tokenizers>=0.23,<0.24',
