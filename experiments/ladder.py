@@ -65,6 +65,28 @@ def rungs(
   return [_rung(config, workdir, size, seed) for seed, _, size in order]
 
 
+def finished(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  sizes: Collection[str] | None = None,
+) -> list[Rung]:
+  """`rungs`, as a study wants them: trained, fitted and scored.
+
+  Raises:
+    ValueError: one has no scores yet.
+  """
+  found = rungs(config, workdir, sizes or None)
+  for rung in found:
+    folder = rung.workdir / rung.config.score.folder
+    if not (folder / 'manifest.json').exists():
+      how = 'train_ladder' if rung.size else 'train, .fit_curvature and .score'
+      raise ValueError(
+        f'no scores in {folder}: run experiments.{how} to the end, or name the '
+        '--workdir in which it ran, or take sizes and seeds that are finished'
+      )
+  return found
+
+
 def largest(config: ConfigDict) -> tuple[str, ...] | None:
   """The largest size, as `rungs` wants it."""
   return config.ladder.sizes[-1:] if 'ladder' in config else None

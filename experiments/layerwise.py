@@ -50,7 +50,7 @@ LARGEST_RATIO = 2.5  # E14
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.layerwise
-  rungs = ladder.rungs(config, workdir, section.sizes or None)
+  rungs = ladder.finished(config, workdir, section.sizes)
   tops = layerwise_tops.read(rungs, section)
   queries = tops[0].queries
   classes = [layerwise_figure.ALL] * len(queries)

@@ -53,7 +53,7 @@ _ALL = 'all queries'
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.tokenwise
   folder = workdir / 'tokenwise'
-  rungs = ladder.rungs(config, workdir, section.sizes or None)
+  rungs = ladder.finished(config, workdir, section.sizes)
   tops = [tokenwise_parts.read(rung) for rung in rungs]
   found = {
     one.rung.name: tokenwise_parts.part(
