@@ -30,4 +30,5 @@ def get_config() -> ml_collections.ConfigDict:
   c.score.update(
     answers=(), num_sequences=16_000, query_batch=32, refine=0, num_top=0
   )
+  c.plan.update(num_sequences=(25_864, 18_594, 6295, 1339), num_queries=168)
   return c

@@ -23,4 +23,5 @@ def get_config() -> ml_collections.ConfigDict:
   )
   c.model.update(vocab_size=4096, max_len=128)
   c.score.update(queries='configs/english_queries.jsonl', num_sequences=10_000)
+  c.plan.update(num_sequences=(5236, 60_664), num_queries=48)
   return c

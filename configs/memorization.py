@@ -14,6 +14,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.memorization = dict(
     sizes=(),  # of the ladder; () is all
     # Of config.score's answers, or 'bm25'; E9 is of the first.
-    methods=('ekfac', 'kfac', 'identity', 'bm25'),
+    methods=('ekfac', 'identity', 'bm25'),
   )
   return c

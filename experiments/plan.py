@@ -1,4 +1,4 @@
-"""Says what fitting and scoring will cost, before anything is trained.
+"""Says what training, fitting and scoring will cost, before any of it is done.
 
   python -m experiments.plan --config=configs/quickstart.py \
     --workdir=runs/quickstart
@@ -6,16 +6,17 @@
 Prints a table of stages and writes WORKDIR/plan.json: operations, bytes on the
 device by kind, on the host and on disk, seconds; fails, with advice, if
 they do not fit. The real steps are compiled and, where that is cheap, run a few
-times. Numbers of sequences are the corpus's
-if WORKDIR has it, else config.plan's. What runs then says by itself how the
-prediction did (experiments.compared).
-Sections read: data, model, layers, curvature, damping, fit, score, plan.
+times. Numbers of sequences are the corpus's if WORKDIR has it, else
+config.plan's. A fit and a scan then say by themselves how the prediction did
+(experiments.compared).
+Sections read: data, model, train, layers, curvature, damping, fit, score, plan.
 """
 
 import math
 import os
 import pathlib
 import shutil
+from collections.abc import Collection
 
 import jax
 import numpy as np
@@ -35,32 +36,28 @@ from influence_jax import (
   store,
   taps,
   topk,
+  training,
   types,
 )
 
+STAGES = ('train', 'fit', 'score')
 _ADVICE = {
-  'temporary': 'lower fit.batch_tokens, score.batch_tokens or '
-  'score.query_batch',
+  'temporary': 'lower train.batch_tokens, fit.batch_tokens, '
+  'score.batch_tokens or score.query_batch',
   'queries': 'lower score.rank, or ask fewer queries or answers',
   'sums': 'take curvature.name=ekfac_blocks with more blocks, or fewer layers',
   'factors': 'take curvature.name=ekfac_blocks with more blocks, or fewer '
   'layers',
   'parameters': 'take a smaller model or a larger machine',
+  'optimizer': 'take a smaller model or a larger machine',
 }
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   workdir = pathlib.Path(workdir)
-  model, params = abstract_model(config)
-  found = [
-    *fit_costs(config, model, params, workdir),
-    *score_costs(config, model, params, workdir),
-  ]
+  found = costs_of(config, workdir)
   check(found, workdir)
-  rates = calibration.calibrate(found)
-  found = [
-    calibration.predict(cost, rates)._replace(step=None) for cost in found
-  ]
+  found, rates = predicted(found)
   baseline = planner.resident()
   rich.print(render(found, baseline))
   described = {
@@ -71,6 +68,33 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     'commit': common.commit(),
   }
   store.write_json(workdir / 'plan.json', described)
+
+
+def costs_of(
+  config: ConfigDict, workdir: pathlib.Path, asked: Collection[str] = STAGES
+) -> list[planner.Cost]:
+  """Of the STAGES asked for, in their order; seconds come with `predicted`.
+
+  A config without a section train trains nothing.
+  """
+  model, params = abstract_model(config)
+  costs_fns = {'train': train_costs, 'fit': fit_costs, 'score': score_costs}
+  return [
+    cost
+    for stage in STAGES
+    if stage in asked and (stage != 'train' or 'train' in config)
+    for cost in costs_fns[stage](config, model, params, workdir)
+  ]
+
+
+def predicted(
+  found: list[planner.Cost],
+) -> tuple[list[planner.Cost], dict[str, float]]:
+  """With seconds on this machine, without programs; and its rates."""
+  rates = calibration.calibrate(found)
+  return [
+    calibration.predict(cost, rates)._replace(step=None) for cost in found
+  ], rates
 
 
 def abstract_model(config: ConfigDict) -> tuple[types.Model, types.PyTree]:
@@ -84,6 +108,22 @@ def abstract_model(config: ConfigDict) -> tuple[types.Model, types.PyTree]:
 
   layers = taps.find_layers(apply_fn, params, inputs, config.layers).layers
   return types.Model(apply_fn, losses.softmax_cross_entropy, layers), params
+
+
+def train_costs(
+  config: ConfigDict,
+  model: types.Model,
+  params: types.PyTree,
+  workdir: pathlib.Path,
+) -> list[planner.Cost]:
+  """Of experiments.train."""
+  train = common.build('train', training.TrainConfig, config.train)
+  numbers = workload.num_sequences(config, workdir)
+  epoch = workload.shapes(numbers, train.batch_tokens, 1)
+  shapes = {shape: train.num_epochs * n for shape, n in epoch.items()}
+  net = common.build('model', models.make, config.model)
+  over = planner.passes(model, params, shapes)
+  return [costs.train_cost(net, train, over, mesh=sharding.make_mesh())]
 
 
 def fit_costs(
@@ -137,10 +177,13 @@ def score_costs(
       config, num * len(asked), wanted,
     ),
   ]  # fmt: skip
+  if not c.num_top:  # experiments.score ends with the scan
+    return found
   top = 2 * max(c.refine, c.num_top)
   share = min(top / sum(numbers.values()), 1)
-  once = workload.shapes(numbers, c.batch_tokens, share)
-  details = over._replace(shapes={k: num * n for k, n in once.items()})
+  once = workload.shapes(numbers, c.refine_batch_tokens, share)
+  shapes = {k: num * n for k, n in once.items()}
+  details = planner.passes(model, params, shapes)
   refined = [costs.refine_cost(details, queries)]
   if c.refine:
     batches = batches._replace(shapes={shape: chunks})

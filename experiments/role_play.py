@@ -52,7 +52,7 @@ _TEXT, _PRINTED = 400, 160  # characters of a sequence that are kept, and shown
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.role_play
-  rungs = ladder.rungs(config, workdir, ladder.largest(config))
+  rungs = ladder.finished(config, workdir, ladder.largest(config))
   found = [_measure(rung, section) for rung in rungs]
   for rung, rows in zip(rungs, found, strict=True):
     if [row['query'] for row in rows] != [row['query'] for row in found[0]]:

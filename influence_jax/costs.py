@@ -4,13 +4,15 @@ Shapes of factors and queries come from the curvature's own functions, so that a
 new approximation is planned without a line of code here.
 """
 
+import functools
 import math
 from typing import Any
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from influence_jax import (
   contraction,
@@ -21,6 +23,7 @@ from influence_jax import (
   lowrank,
   planner,
   scan,
+  training,
   types,
 )
 
@@ -71,6 +74,40 @@ def queries_of(
 
   found = jax.eval_shape(lambda: {p: one(x) for p, x in layers.items()})
   return _stacked(layers, found)
+
+
+def train_cost(
+  net: nn.Module,
+  config: training.TrainConfig,
+  over: planner.Passes,
+  *,
+  mesh: Mesh,
+) -> planner.Cost:
+  """Of `training.train`.
+
+  Args:
+    over: the batches of all epochs.
+  """
+  schedule = training.make_schedule(config, sum(over.shapes.values()))
+  optimizer = training.make_optimizer(config, schedule)
+  rng = jax.random.key(config.seed)
+  state = jax.eval_shape(functools.partial(training.start, net, optimizer, rng))
+  # Where the arrays are decides how `train` compiles; shapes are nowhere
+  whole, split = (
+    NamedSharding(mesh, spec)
+    for spec in (PartitionSpec(), PartitionSpec('data'))
+  )
+  step = jax.jit(
+    training.make_step(net, optimizer, schedule).__wrapped__,
+    in_shardings=(whole, split),
+    donate_argnums=0,
+  )
+  args = [('parameters', state), ('batch', None)]
+  cost = planner.step_cost('train', step, args, over)
+  cost.device['parameters'] = planner.nbytes(state.params)
+  saved = planner.nbytes(state)
+  cost.device['optimizer'] = saved - cost.device['parameters']
+  return cost._replace(host=saved, disk=_KEPT * saved)
 
 
 def fit_costs(

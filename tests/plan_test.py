@@ -34,14 +34,52 @@ class PlanTest(absltest.TestCase):
     stages = [stage['stage'] for stage in found['stages']]
     self.assertEqual(
       stages,
-      ['covariance', 'eigendecomposition', 'eigenvalue', 'solve', 'scan']
-      + ['refine', 'solve at full rank'],
+      ['train', 'covariance', 'eigendecomposition', 'eigenvalue', 'solve']
+      + ['scan', 'refine', 'solve at full rank'],
     )
     for stage in found['stages']:
       self.assertGreater(stage['seconds'], 0)
       self.assertGreater(sum(stage['device'].values()), 0)
     self.assertIn('eigenvalue', printed.getvalue())
+    self.assertIn('train', printed.getvalue())
     self.assertEqual([p.name for p in self.workdir.iterdir()], ['plan.json'])
+
+  def test_training_is_planned_for_all_its_epochs_if_there_is_any(self):
+    def flop():
+      (cost,) = plan.costs_of(self.config, self.workdir, ('train',))
+      return sum(cost.flop.values())
+
+    once = flop()
+    self.config.train.num_epochs = 3
+    self.assertEqual(flop(), 3 * once)
+    del self.config.train
+    self.assertEmpty(plan.costs_of(self.config, self.workdir, ('train',)))
+
+  def test_a_scan_is_of_as_many_sequences_as_are_asked_for(self):
+    def scan():
+      found = plan.costs_of(self.config, self.workdir, ('score',))
+      (cost,) = (cost for cost in found if cost.stage == 'scan')
+      return cost
+
+    self.config.plan.num_sequences = 0, 800  # 100 batches of 8
+    self.config.score.num_top = 0
+    whole = scan()
+    self.config.score.num_sequences = 200
+    part = scan()
+    self.assertEqual(part.flop['pass'], whole.flop['pass'] / 4)
+    self.assertEqual(whole.disk - part.disk, 4 * 2 * 600)  # of K and N
+
+  def test_a_refinement_has_batches_of_its_own_size(self):
+    self.config.score.refine_batch_tokens = 512  # a scan has 256
+    found = plan.costs_of(self.config, self.workdir, ('score',))
+    batches = {x.stage: x.step_args[-1].inputs.shape for x in found}
+    self.assertEqual(batches['scan'], (8, 32))
+    self.assertEqual(batches['refine'], (16, 32))
+
+  def test_scores_without_top_sequences_end_with_the_scan(self):
+    self.config.score.num_top = 0
+    found = plan.costs_of(self.config, self.workdir, ('score',))
+    self.assertEqual([cost.stage for cost in found], ['solve', 'scan'])
 
   def test_sequences_are_of_the_config_or_it_says_what_is_missing(self):
     found = workload.num_sequences(self.config, self.workdir)
@@ -70,6 +108,7 @@ class PlanTest(absltest.TestCase):
     advice = {
       'temporary': 'batch_tokens', 'sums': 'ekfac_blocks',
       'factors': 'ekfac_blocks', 'parameters': 'smaller model',
+      'optimizer': 'smaller model',
     }  # fmt: skip
     for kind, words in advice.items():
       cost = planner.Cost('x', {}, {'queries': _GIB, kind: 2**50})

@@ -19,22 +19,33 @@ from influence_jax import (
   losses,
   planner,
   scan,
+  sharding,
   taps,
+  training,
   types,
 )
 from influence_jax.models import transformer as transformer_lib
 
 _V, _D, _F, _L, _T, _B = 11, 12, 20, 2, 8, 3
 _LAYERS = _L * [(_D + 1, _F), (_F + 1, _D)]
+_FORWARD = 2 * _L * (4 * _D**2 + 2 * _D * _F + 2 * _T * _D) + 2 * _D * _V
+_TRAIN = training.TrainConfig(
+  batch_tokens=_B * _T, num_epochs=1, learning_rate=0.1, warmup_steps=2,
+  weight_decay=0.1, clip_norm=1.0, seed=0, save_every=5,
+)  # fmt: skip
+
+
+def _net(scanned=False, V=_V, D=_D, F=_F, H=2, L=_L, T=_T):
+  return transformer_lib.make(
+    vocab_size=V, width=D, mlp_width=F, num_heads=H, num_layers=L, max_len=T,
+    scan=scanned,
+  )  # fmt: skip
 
 
 @functools.cache
 def _transformer(scanned=False, V=_V, D=_D, F=_F, H=2, L=_L, T=_T):
   """A model of MLP layers and the shapes of its parameters."""
-  net = transformer_lib.make(
-    vocab_size=V, width=D, mlp_width=F, num_heads=H, num_layers=L, max_len=T,
-    scan=scanned,
-  )  # fmt: skip
+  net = _net(scanned, V, D, F, H, L, T)
   inputs = jax.ShapeDtypeStruct((1, T), np.int32)
   params = jax.eval_shape(net.init, jax.random.key(0), inputs)['params']
 
@@ -81,6 +92,46 @@ class PlannerTest(parameterized.TestCase):
       backward += 2 * _B * _T * (dense + 4 * _T * _D - _D * _F)
     found = _over(scanned).flop[_B, _T]
     self.assertEqual(found, forward + backward)
+
+  @parameterized.parameters(False, True)
+  def test_training_is_three_forward_passes(self, scanned):
+    """Each product of the forward pass has two in the backward pass."""
+    over = _over(scanned)
+    cost = costs.train_cost(_net(scanned), _TRAIN, over, mesh=testing.mesh())
+    self.assertEqual(cost.stage, 'train')
+    self.assertEqual(cost.step_flop, 3 * _B * _T * _FORWARD)
+    self.assertEqual(sum(cost.flop.values()), 5 * cost.step_flop)
+    self.assertEqual(cost.flop['pass'], 5 * over.flop[_B, _T])
+
+  def test_bytes_of_training_are_parameters_twice_again_for_the_optimizer(self):
+    cost = costs.train_cost(_net(), _TRAIN, _over(), mesh=testing.mesh())
+    block = 4 * (_D**2 + _D) + 2 * _D * _F + _F + _D + 4 * _D
+    num = 2 * _V * _D + _T * _D + _L * block + 2 * _D
+    counts = 3  # steps: of the state, of Adam, of the schedule
+    self.assertEqual(cost.device['parameters'], 4 * num)
+    self.assertEqual(cost.device['optimizer'], 4 * (2 * num + counts))
+    self.assertEqual(cost.host, 4 * (3 * num + counts))
+    self.assertEqual(cost.disk, 3 * cost.host)
+
+  @parameterized.parameters(1, 2)
+  def test_the_step_of_training_is_the_one_that_runs_on_the_mesh(self, num):
+    mesh, rows = testing.mesh(num), 4
+    over = planner.passes(*_transformer(), {(rows, _T): 5})
+    cost = costs.train_cost(_net(), _TRAIN, over, mesh=mesh)
+    schedule = training.make_schedule(_TRAIN, 5)
+    optimizer = training.make_optimizer(_TRAIN, schedule)
+    state = training.start(_net(), optimizer, jax.random.key(0))
+    real = training.make_step(_net(), optimizer, schedule).lower(
+      sharding.replicate(mesh, state),
+      sharding.shard_batch(mesh, _real(planner.batch_of((rows, _T)))),
+    )
+    predicted, found = (
+      x.memory_analysis() for x in (cost.step, real.compile())
+    )
+    for name in ('argument', 'output', 'alias', 'temp'):
+      name = f'{name}_size_in_bytes'
+      self.assertEqual(getattr(predicted, name), getattr(found, name), name)
+    self.assertGreater(found.alias_size_in_bytes, 0)  # the state is donated
 
   def test_layers_of_a_fit_are_those_of_the_formula(self):
     found = costs.fit_costs(
