@@ -100,6 +100,7 @@ class RunTest(absltest.TestCase):
 
   def with_section(self, config):
     config.memorization = memorization_config.get_config().memorization
+    config.memorization.methods = ('ekfac', 'kfac', 'identity', 'bm25')
     return config
 
   def write(self, config, queries=QUERIES):
