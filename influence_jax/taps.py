@@ -18,10 +18,11 @@ for one use get wrong: such layers are found and left out, with the reason. So
 are layers whose inputs are not the trailing axes.
 """
 
+import contextlib
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -148,6 +149,41 @@ def layer_stats(
     return result
 
   return jax.grad(tapped_loss, has_aux=True)(slots)
+
+
+@contextlib.contextmanager
+def scaled_embedding(pattern: str, eps_BxT: jax.Array) -> Iterator[None]:
+  """Within it, the embedding that `pattern` finds is scaled by 1 + eps.
+
+  Open it inside the function being traced, around one call of the model.
+
+  Raises:
+    ValueError: what matches is not one embedding of [B, T] tokens, used once.
+  """
+  uses = []
+
+  def intercept(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    # A tied head is `attend`, another method: the token is not its input.
+    is_lookup = context.method_name == '__call__'
+    if not (isinstance(context.module, nn.Embed) and is_lookup):
+      return y
+    path, shape = '/'.join(context.module.path), y.shape[:-1]
+    uses.append((path, shape))
+    if not re.search(pattern, path) or shape != eps_BxT.shape:
+      return y
+    # Sums over the width are as wide as eps, whatever the model computes in.
+    return (y * (1 + eps_BxT[..., None])).astype(y.dtype)
+
+  with nn.intercept_methods(intercept):
+    yield
+  reached = [use for use in uses if re.search(pattern, use[0])]
+  if [tokens for _, tokens in reached] != [eps_BxT.shape]:
+    raise ValueError(
+      f'{pattern!r} should match one embedding, used once, of tokens '
+      f'{eps_BxT.shape}; it matches {reached} of the uses {uses}: change the '
+      'pattern, or take any jax.jit out of apply_fn'
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

