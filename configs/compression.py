@@ -18,6 +18,7 @@ def with_compression(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     num_top=10,  # whose overlap is counted
     queries=dict(
       path='configs/quickstart_queries.jsonl',
+      ids=(),  # of those in the file; () is all
       num=10,  # more, out of articles
       prompt_words=12,
       completion_words=20,

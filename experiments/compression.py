@@ -25,7 +25,7 @@ compression.
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import rich
 from ml_collections import ConfigDict
@@ -51,7 +51,7 @@ from influence_jax.report import figures
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir = pathlib.Path(workdir)
-  study = _open(config, workdir)
+  study = open_study(config, workdir)
   folder = workdir / 'compression'
   result = {
     **common.provenance('experiments.compression', config),
@@ -64,7 +64,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     'queries': [list(query) for query in study.queries],
     'sequences': sum(len(spec.rows) for spec in study.plan),
     'parts': {
-      name: _part(folder, name, study, compression_parts.PARTS[name])
+      name: part(folder / f'{name}.json', study, name)
       for name in config.compression.parts
     },
   }
@@ -77,7 +77,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   return result
 
 
-def _open(config: ConfigDict, workdir: pathlib.Path) -> compression_parts.Study:
+def open_study(
+  config: ConfigDict, workdir: str | os.PathLike
+) -> compression_parts.Study:
+  """The fitted model of `workdir` with the study's queries and sequences."""
+  workdir = pathlib.Path(workdir)
   ours = trained.load(config, workdir)
   approximation = common.build('curvature', curvature.make, config.curvature)
   state = fit_curvature.restore(
@@ -85,25 +89,18 @@ def _open(config: ConfigDict, workdir: pathlib.Path) -> compression_parts.Study:
     fit_curvature.expected_meta(config, ours), complete=True,
   )  # fmt: skip
   section = config.compression
-  path, drawn = section.queries.path, {**section.queries}
-  del drawn['path']
   plan = batches_lib.plan(
     ours.corpus.sequences, section.batch_tokens, limit=section.num_sequences
   )
-  queries = queries_lib.read_queries(path)
-  if section.queries.num:
-    queries += retrieval.make_queries(ours, **drawn)[1]
   return compression_parts.Study(
-    config, ours, approximation, state.factors, queries, plan
+    config, ours, approximation, state.factors, _queries(section, ours), plan
   )
 
 
-def _part(
-  folder, name: str, study: compression_parts.Study, fn: Callable
-) -> dict:
-  """What `fn` finds, kept in a file; ValueError if that is of another run."""
+def origin(study: compression_parts.Study, name: str) -> dict:
+  """What the part `name` depends on."""
   section = study.config.compression.to_dict()
-  origin = {
+  return {
     'params': study.ours.params_fingerprint,
     'data': study.ours.corpus.sequences.fingerprint,
     'factors': store.fingerprint(study.factors),
@@ -114,7 +111,30 @@ def _part(
     'num_top': section['num_top'],
     name: section[name],
   }
-  return parts.part(folder / f'{name}.json', origin, lambda: fn(study))
+
+
+def part(path: pathlib.Path, study: compression_parts.Study, name: str) -> dict:
+  """What it finds, kept in `path`; ValueError if that is of another run."""
+  fn = compression_parts.PARTS[name]
+  return parts.part(path, origin(study, name), lambda: fn(study))
+
+
+def _queries(section, ours) -> list[queries_lib.Query]:
+  """Those of the file, or the ones named, and some out of articles."""
+  drawn = section.queries.to_dict()
+  path, ids = drawn.pop('path'), drawn.pop('ids')
+  queries = queries_lib.read_queries(path)
+  if ids:
+    by_id = {query.id: query for query in queries}
+    if unknown := {*ids} - {*by_id}:
+      raise ValueError(
+        f'config.compression.queries.ids has {sorted(unknown)}, expected ids '
+        f'of the queries in {path}'
+      )
+    queries = [by_id[name] for name in ids]
+  if drawn['num']:
+    queries += retrieval.make_queries(ours, **drawn)[1]
+  return queries
 
 
 def _tables(result: dict) -> list[table.Table]:

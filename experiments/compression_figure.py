@@ -1,7 +1,7 @@
 """The figure of experiments.compression: what it found in, a Figure out."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import figure, ticker
@@ -41,10 +41,27 @@ def draw(parts: Mapping[str, dict]) -> figure.Figure:
   return fig
 
 
+def lines(axes, x: Sequence[int], pearson_KxX: np.ndarray, label: str) -> None:
+  """Pearson against x, a line a query, on axes like those of `draw`."""
+  ticks(axes, x, label)
+  for k, r_X in enumerate(pearson_KxX):
+    missing_X = np.maximum(1 - r_X, _NEAREST)
+    axes.plot(x, missing_X, marker='o', ms=2.5, **style.line(k))
+  axes.set(ylabel='Pearson')
+  _tenfold(axes)
+
+
+def ticks(axes, x: Sequence[int], label: str) -> None:
+  """A logarithmic axis with a tick at each x."""
+  axes.set(xscale='log', xlabel=label)
+  axes.set_xticks(x, x)
+  axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
 def _draw_rank(axes, rows):
   ranks = sorted({row['rank'] for row in rows})
   methods = list(dict.fromkeys(row['method'] for row in rows))
-  _ticks(axes, ranks, 'rank')
+  ticks(axes, ranks, 'rank')
   for i, (weighted, method) in enumerate(
     itertools.product((True, False), methods)
   ):
@@ -67,7 +84,7 @@ def _draw_rank(axes, rows):
 def _draw_blocks(above, below, rows):
   blocks = [row['blocks'] for row in rows]
   for axes in (above, below):
-    _ticks(axes, blocks, 'blocks a side')
+    ticks(axes, blocks, 'blocks a side')
   above.set(xlabel='')
   above.tick_params(labelbottom=False)
   _band(above, blocks, rows, style.line(0), 'blocks')
@@ -79,12 +96,6 @@ def _draw_blocks(above, below, rows):
     below.plot(blocks, share, marker, ms=4, color='#555555', label=label)
   below.set(ylim=(0, 108), ylabel='bytes (%)')
   below.legend(loc='upper right')
-
-
-def _ticks(axes, x, label):
-  axes.set(xscale='log', xlabel=label)
-  axes.set_xticks(x, x)
-  axes.xaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _band(axes, x, rows, look, label):

@@ -39,18 +39,34 @@ class Study(NamedTuple):
   plan: list[batches_lib.BatchSpec]  # of the candidates
 
 
-def _rank(study: Study) -> dict:
-  """Rows of rank, weighted and method; refinement of some of them."""
-  section, num_top = study.config.compression.rank, _num_top(study)
+class RankScores(NamedTuple):
+  """Scores of all queries and sequences, at each rank and at full rank."""
+
+  kinds: list[tuple]  # rank, weighted, method
+  low: list[np.ndarray]  # [K, N] of each kind
+  exact_KxN: np.ndarray
+
+
+def rank_scores(study: Study) -> RankScores:
+  """At config.compression.rank's ranks, plain and weighted, by its methods."""
+  section = study.config.compression.rank
   given = study, study.ours.model, study.approximation, study.factors
   solved, rotated = (_solve(*given, rotated=x) for x in (False, True))
   kinds = list(itertools.product(section.ranks, (False, True), section.methods))
   made = [_truncate(study, rotated, *kind) for kind in kinds]
   sets = {'exact': contraction.whole(solved), 'low': _stack(made)}
   scores = _scan(study, study.ours.model, sets)
-  parts, exact_KxN = np.split(scores['low'], len(kinds)), scores['exact']
-  rows, two_stage = [], []
-  for (rank, weighted, method), x_KxN in zip(kinds, parts, strict=True):
+  low = np.split(scores['low'], len(kinds))
+  return RankScores(kinds, low, scores['exact'])
+
+
+def compare_ranks(study: Study, found: RankScores) -> dict:
+  """Rows of rank, weighted and method; refinement of some of them."""
+  section, num_top = study.config.compression.rank, _num_top(study)
+  exact_KxN, rows, two_stage = found.exact_KxN, [], []
+  for (rank, weighted, method), x_KxN in zip(
+    found.kinds, found.low, strict=True
+  ):
     kind = {'rank': rank, 'weighted': weighted, 'method': method}
     rows.append({**kind, **agreement.agreement(x_KxN, exact_KxN, num_top)})
     for m in section.rescored:
@@ -60,6 +76,10 @@ def _rank(study: Study) -> dict:
           {**kind, 'rescored': m, 'overlap': agreement.summary(share_K)}
         )
   return {'rows': rows, 'two_stage': two_stage}
+
+
+def _rank(study: Study) -> dict:
+  return compare_ranks(study, rank_scores(study))
 
 
 def _blocks(study: Study) -> dict:

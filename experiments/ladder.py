@@ -16,10 +16,12 @@ one rung, the workdir itself: that is how a study runs on a model of your own.
 import os
 import pathlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
+
+from influence_jax import store
 
 CORPUS = ('corpus.json', 'tokenizer.json', 'sequences')
 QUERIES = 'queries.jsonl'
@@ -90,6 +92,36 @@ def finished(
 def largest(config: ConfigDict) -> tuple[str, ...] | None:
   """The largest size, as `rungs` wants it."""
   return config.ladder.sizes[-1:] if 'ladder' in config else None
+
+
+def largest_rung(config: ConfigDict, rungs: Sequence[Rung]) -> Rung:
+  """Of the largest size among `rungs` the first seed."""
+  if 'ladder' not in config:
+    return rungs[0]
+  place = config.ladder.sizes.index
+  return max(rungs, key=lambda rung: (place(rung.size), -rung.seed))
+
+
+def parameters(
+  config: ConfigDict, workdir: str | os.PathLike, rungs: Sequence[Rung]
+) -> dict[str, int | None]:
+  """How many each size has, smallest first; None without a ladder.
+
+  Raises:
+    ValueError: experiments.train_ladder has not got as far as these rungs.
+  """
+  if 'ladder' not in config:
+    return {rung.size: None for rung in rungs}
+  path = pathlib.Path(workdir) / 'ladder.json'
+  rows = store.read_json(path)['rungs'] if path.exists() else []
+  known = {row['rung']: row['parameters'] for row in rows}
+  if missing := [rung.name for rung in rungs if rung.name not in known]:
+    raise ValueError(
+      f'{path} has the parameters of {sorted(known)}, expected {missing} too: '
+      'run experiments.train_ladder to its end'
+    )
+  found = {rung.size: known[rung.name] for rung in rungs}
+  return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
 def link_corpus(workdir: pathlib.Path, rung: Rung) -> None:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
+from experiments import ladder
 from influence_jax import score_store, store
 from influence_jax.data import batches as batches_lib
+from influence_jax.data import candidates
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
@@ -62,6 +64,54 @@ def load(folder: pathlib.Path, sequences: sequences_lib.Sequences) -> Scored:
     numbers,
     {name: manifest[name] for name in ('params', 'data', 'factors', 'damping')},
   )
+
+
+def of_rung(
+  rung: ladder.Rung,
+) -> tuple[sequences_lib.Sequences, Scored, dict]:
+  """Its sequences, its scores, and what a part made of them depends on.
+
+  The last is the origin that `parts.part` asks for. It holds the queries
+  without their labels and, of the scores, those of answer 0 alone.
+
+  Raises:
+    ValueError: as `load`.
+  """
+  sequences = sequences_lib.open(rung.workdir / 'sequences')
+  found = load(rung.workdir / rung.config.score.folder, sequences)
+  origin = {
+    **found.origin,
+    'answer': found.answers[0],
+    'queries': [list(query[:3]) for query in found.queries],
+    'scores': store.fingerprint(found.scores[0]),
+  }
+  return sequences, found, origin
+
+
+def filtered_order(
+  method: str,
+  rung: ladder.Rung,
+  sequences: sequences_lib.Sequences,
+  found: Scored,
+) -> np.ndarray:
+  """Columns of the scores in a filter's order, best first, [K, C].
+
+  Words are weighted by all sequences of the corpus, those that were scored or
+  not, as in a filter before the scan.
+
+  Args:
+    method: of influence_jax.data.candidates, as 'tf_idf'.
+    rung: whose tokenizer it is.
+    sequences: of its corpus.
+    found: its scores.
+  """
+  tokenizer = tokenizer_lib.load(rung.workdir / 'tokenizer.json')
+  asked, num = tokens(tokenizer, found.queries), len(sequences)
+  order_KxN = candidates.choose(method, sequences, asked, num)
+  columns_N = np.full(num, -1)
+  columns_N[found.numbers] = np.arange(len(found.numbers))
+  columns_KxN = columns_N[order_KxN]
+  return columns_KxN[columns_KxN >= 0].reshape(len(asked), -1)
 
 
 def tokens(

@@ -13,8 +13,11 @@ from experiments import (
   compression_figure,
   compression_parts,
   fit_curvature,
+  low_rank,
+  sub_blocks,
   train,
 )
+from influence_jax.data import queries as queries_lib
 
 
 class CompressionTest(absltest.TestCase):
@@ -45,7 +48,16 @@ class CompressionTest(absltest.TestCase):
     config.compression.blocks.blocks = (1, 4)
     train.run(config, workdir)
     fit_curvature.run(config, workdir)
-    result = compression.run(config, workdir)
+    scored = []
+
+    def keep(study):
+      scored.append(rank_scores(study))
+      return scored[0]
+
+    rank_scores = compression_parts.rank_scores
+    with absltest.mock.patch.object(compression_parts, 'rank_scores', keep):
+      result = compression.run(config, workdir)
+    self.check_thin_binaries(config, workdir, scored[0], result['parts'])
     folder = workdir / 'compression'
     self.assertGreater((folder / 'compression.png').stat().st_size, 10_000)
     for name, labels in (('rank', ['rank']), ('blocks', ['', 'blocks a side'])):
@@ -80,6 +92,47 @@ class CompressionTest(absltest.TestCase):
     config.compression.queries.num = 2
     with self.assertRaisesRegex(ValueError, 'queries'):
       compression.run(config, workdir)
+    config.compression.queries.update(ids=('of none',))
+    with self.assertRaisesRegex(ValueError, "ids has .'of none'., expected"):
+      compression.run(config, workdir)
+
+  def check_thin_binaries(self, config, workdir, scored, parts):
+    """low_rank and sub_blocks, of the same model, find the same."""
+    patch = absltest.mock.patch
+    config = config.copy_and_resolve_references()
+    names = [
+      query.id for query in queries_lib.read_queries(config.score.queries)
+    ]
+    config.compression.queries.update(ids=tuple(names[::-1]))
+    ids = [
+      query.id for query in compression.open_study(config, workdir).queries
+    ]
+    self.assertEqual(ids[: len(names)], names[::-1])
+    config.compression.queries.ids = ()
+    config.low_rank = dict(sizes=(), shown=names[1])
+    config.sub_blocks = dict(sizes=())
+    with (
+      patch.object(compression_parts, 'rank_scores', lambda study: scored),
+      patch.object(low_rank, 'RANK', 8),
+    ):
+      found = low_rank.run(config, workdir)
+    for row in parts['rank']['rows']:
+      if row['method'] == 'randomised':
+        r_KxX = found['pearson']['weighted' if row['weighted'] else 'plain'][0]
+        x = config.compression.rank.ranks.index(row['rank'])
+        got = [r_X[x] for r_X in r_KxX]
+        self.assertEqual(got, row['pearson']['per_query'])
+    np.testing.assert_allclose(  # rank 8 is the whole width
+      found['scatter']['plain'], found['scatter']['exact'], 1e-3, 1e-5
+    )
+    made = {'blocks': lambda study: {'rows': parts['blocks']['rows']}}
+    with (
+      patch.dict(compression_parts.PARTS, made),
+      patch.object(sub_blocks, 'BLOCKS', 4),
+    ):
+      found = sub_blocks.run(config, workdir)
+    four = parts['blocks']['rows'][1]['pearson']
+    self.assertAlmostEqual(found['claims'][0]['value'], four['mean'])
 
 
 if __name__ == '__main__':

@@ -1,0 +1,82 @@
+"""Figure and table of experiments.dot_product: hits by query and method."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import figure
+from rich import box, table
+
+from experiments import claims
+from influence_jax.report import style
+
+METHODS = {
+  'ekfac': 'EK-FAC',
+  'kfac': 'K-FAC',
+  'identity': 'dot product',
+  'bm25': 'BM25',
+}
+CHANCE = 'chance'
+_LOOKS = {  # told apart by form alone
+  'ekfac': dict(marker='o', ms=5.5, color=style.POSITIVE),
+  'kfac': dict(marker='D', ms=7.5, color='black', mfc='none', mew=0.8),
+  'identity': dict(marker='X', ms=5.5, color=style.NEGATIVE),
+  'bm25': dict(marker='^', ms=5, color='#555555', mfc='white'),
+  CHANCE: dict(marker='|', ms=9, color='black', mew=1.4),
+}
+
+
+@style.SETTINGS
+def draw(
+  names: Sequence[str], hits: Mapping[str, np.ndarray], num_top: int
+) -> figure.Figure:
+  """Hits by query and method, by falling hits of EK-FAC; lines to dot product.
+
+  Args:
+    names: of the K queries.
+    hits: {method or 'chance': [K]}.
+  """
+  fig, axes = style.axes(5.6, 1.2 + 0.17 * len(names))
+  order_K = np.argsort(-hits['ekfac'], kind='stable')
+  rows = range(len(names))
+  axes.hlines(
+    rows, hits['ekfac'][order_K], hits['identity'][order_K],
+    color='#bbbbbb', lw=1, zorder=1,
+  )  # fmt: skip
+  for name in (CHANCE, 'bm25', 'kfac', 'identity', 'ekfac'):
+    axes.plot(
+      hits[name][order_K], rows, ls='', label=METHODS.get(name, 'by chance'),
+      clip_on=False, **_LOOKS[name],
+    )  # fmt: skip
+  axes.set_yticks(rows, [style.label(names[k]) for k in order_K], fontsize=7.5)
+  axes.set(xlim=(0, num_top), ylim=(len(names) - 0.4, -0.6))
+  axes.set_xlabel(f'sequences with a keyword, of the top {num_top}')
+  handles, labels = axes.get_legend_handles_labels()
+  fig.legend(
+    handles[::-1], labels[::-1], loc='outside upper center', ncols=5,
+    handletextpad=0.1, columnspacing=1.2,
+  )  # fmt: skip
+  return fig
+
+
+def tabulate(found: Mapping[str, dict], num: int, num_top: int) -> table.Table:
+  """A row a method.
+
+  Args:
+    found: {method: its summary}, as experiments.dot_product makes it.
+    num: of queries.
+  """
+  view = table.Table(
+    title=f'keyword hits in the top {num_top}: mean of {num} queries; ratios '
+    'of sums (95 %);\nqueries with more hits than by dot product',
+    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+  )  # fmt: skip
+  view.add_column('by')
+  for name in ('hits', '/ chance', '/ dot product', 'more'):
+    view.add_column(name, justify='right', no_wrap=True)
+  for name, one in found.items():
+    cells = [
+      claims.value({'value': x[0], 'interval': x[1:] or None, 'form': '.1f'})
+      for x in (one['hits'], one['to_chance'], one['to_dot_product'])
+    ]
+    view.add_row(METHODS[name], *cells, str(one['more_than_dot_product']))
+  return view
