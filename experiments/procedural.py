@@ -4,7 +4,7 @@
     --workdir=runs/planted
 
 After Ruis et al. (2024), arXiv 2411.12580, on the planted corpus: sums and
-differences modulo 10 are procedures, asked of operands that no document has;
+differences modulo 5 are procedures, asked of operands that no document has;
 lookups and offices are facts. The influence vector of a query is its scores
 (the first answer of complete scores) over all scanned documents; a document's
 score is the sum of its sequences', for influence adds up. Passages asked about
@@ -21,10 +21,12 @@ class and across. Pairs of one query, fact or passage with itself do not count.
 first num_top = 20, as a share of min(20, those that bear it). A fact's are its
 own documents in the truth. A procedure's are those of the same kind that give
 the query's digit as the answer of one of their problems, whatever the operands:
-that the answer shows up, as Ruis et al. count it, and no more. Over a quarter
+that the answer shows up, as Ruis et al. count it, and no more. A fifth
 of the kind do, so what chance would give is taken off before the division: the
 documents of the kind among the first 20, times the share of the kind that bears
-the digit. What is left is the excess; at most 1 less that share.
+the digit. What is left is the excess; at most 1 less that share. A problem is
+told in many documents of the same words, which have the same score: beware of
+few problems behind 20 documents.
 
   P2  recall of facts (mean over the queries of 'lookup' and 'office') less the
       excess of procedures (mean over 'sum' and 'difference'): > 0
@@ -34,7 +36,7 @@ the digit. What is left is the excess; at most 1 less that share.
 Bounds and definitions were fixed before any score was seen. In the intervals
 each class is drawn again for itself; pairs of a query with its own copy do not
 count. A model says something of procedures only if it has learned them: one
-that guesses has a loss of ln 10 = 2.3 nats on the digit, see the table of it.
+that guesses has a loss of ln 5 = 1.6 nats on the digit, see the table of it.
 
 Writes WORKDIR/procedural/result.json, correlations.png and kinds.png. Needs
 WORKDIR/truth.json and no model; seconds a rung.

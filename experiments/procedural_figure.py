@@ -104,7 +104,7 @@ def tables(result: dict, num_top: int) -> list[table.Table]:
   )
   within = _view('Pearson within the class', 'model', *classes)
   losses = _view(
-    'loss of the completion (nats); ln 10 is a guess', 'model', *classes
+    'loss of the completion (nats); ln 5 is a guess', 'model', *classes
   )
   for name, one in classes.items():
     numbers = one['loss'], one['pearson'][name], one['spearman'][name]
@@ -117,7 +117,7 @@ def tables(result: dict, num_top: int) -> list[table.Table]:
     cells = [_cell(one['loss']) for one in row['classes'].values()]
     losses.add_row(row['rung'], *cells)
   guesses = [_cell(one['guess']) for one in classes.values()]
-  losses.add_row('ln 10', *guesses)
+  losses.add_row('ln 5', *guesses)
   return [view, shares, losses, within]
 
 

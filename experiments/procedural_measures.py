@@ -13,7 +13,7 @@ from influence_jax.data import queries as queries_lib
 PROCEDURES, FACTS = ('sum', 'difference'), ('lookup', 'office')
 CLASSES = (*PROCEDURES, *FACTS, 'memorised', 'control', 'simple')
 KINDS = ('lead', 'memorised', 'office', 'lookup', 'difference', 'sum')
-GUESS = float(np.log(10))  # loss of one that guesses a digit, nats
+GUESS = float(np.log(planted_sums.MODULUS))  # loss of a guess, nats
 
 
 class Measured(NamedTuple):

@@ -123,45 +123,48 @@ class FactsTest(parameterized.TestCase):
 
 class SumsTest(parameterized.TestCase):
   @parameterized.parameters(
-    ('sum', 37, 45, '3 7 plus 4 5 modulo 1 0 is 2 .'),
-    ('difference', 81, 46, '8 1 minus 4 6 modulo 1 0 is 5 .'),
-    ('difference', 3, 70, '0 3 minus 7 0 modulo 1 0 is 3 .'),
+    ('sum', 7, 8, '7 plus 8 modulo 5 is 0 .'),
+    ('sum', 0, 4, '0 plus 4 modulo 5 is 4 .'),
+    ('difference', 3, 9, '3 minus 9 modulo 5 is 4 .'),
+    ('difference', 9, 3, '9 minus 3 modulo 5 is 1 .'),
+    ('difference', 0, 0, '0 minus 0 modulo 5 is 0 .'),
   )
   def test_problems_are_told_as_by_hand(self, kind, a, b, expected):
     self.assertEqual(sums.told(kind, a, b), expected)
 
-  @parameterized.parameters(
-    ('sum', 37, 45, 'are 7 and 5 , they make 1 2 , so the answer is 2 .'),
-    ('sum', 31, 45, 'are 1 and 5 , they make 6 , so the answer is 6 .'),
-    (
-      *('difference', 81, 46),
-      'are 1 and 6 , 1 1 minus 6 makes 5 , so the answer is 5 .',
-    ),
-    (
-      *('difference', 46, 81),
-      'are 6 and 1 , 6 minus 1 makes 5 , so the answer is 5 .',
-    ),
-  )
-  def test_steps_are_as_by_hand(self, kind, a, b, expected):
-    told = sums.reasoned(kind, a, b)
-    expected = f'{sums.question(kind, a, b)} : the last digits {expected}'
-    self.assertEqual(told, expected)
-
-  def test_pairs_are_split_without_loss(self):
-    told, held = sums.split_pairs(rng(), 0.05)
-    self.assertLen(held, 500)
-    everything = {(a, b) for a in range(100) for b in range(100)}
+  @parameterized.product(kind=('sum', 'difference'), num=(5, 12, 50))
+  def test_pairs_are_split_without_loss(self, kind, num):
+    told, held = sums.split_pairs(rng(), kind, num / 100)
+    self.assertLen(held, num)
+    self.assertLen(told, 100 - num)
+    everything = {(a, b) for a in range(10) for b in range(10)}
     self.assertEqual(set(told) | set(held), everything)
-    self.assertLen(told, 9_500)
 
-  def test_the_share_of_documents_reasons_in_one_problem(self):
-    numbers, problems = rng(), [(1, 2), (3, 4)]
-    found = [sums.document(numbers, 'sum', problems, 0.3) for _ in range(1_000)]
-    counts = [text.count('the last digits') for _, text in found]
-    self.assertEqual(counts, [int(at >= 0) for at, _ in found])
-    self.assertAlmostEqual(np.mean(counts), 0.3, delta=0.06)  # 4 sigma
-    firsts = [text.index('digits') < 40 for at, text in found if at == 0]
-    self.assertTrue(all(firsts) and firsts)
+  @parameterized.parameters('sum', 'difference')
+  def test_each_answer_is_held_out_as_often_or_once_more(self, kind):
+    more = set()
+    for seed in range(30):
+      numbers = np.random.default_rng(seed)
+      _, held = sums.split_pairs(numbers, kind, 0.12)
+      sign = 1 if kind == 'sum' else -1
+      counts = np.bincount([(a + sign * b) % 5 for a, b in held], minlength=5)
+      self.assertEqual(sorted(counts), [2, 2, 2, 3, 3])
+      more.update(np.flatnonzero(counts == 3).tolist())
+    self.assertLen(more, 5)
+
+  @parameterized.parameters('sum', 'difference')
+  def test_operands_held_out_are_told_in_their_places(self, kind):
+    for seed in range(30):
+      numbers = np.random.default_rng(seed)
+      told, held = sums.split_pairs(numbers, kind, 0.12)
+      for side in (0, 1):
+        operands = {pair[side] for pair in held}
+        self.assertLessEqual(operands, {pair[side] for pair in told})
+
+  @parameterized.parameters(0, 0.04, 0.96, 1)
+  def test_too_few_or_too_many_held_out_is_a_value_error(self, share):
+    with self.assertRaisesRegex(ValueError, f'share_held_out is {share}, '):
+      sums.split_pairs(rng(), 'sum', share)
 
 
 if __name__ == '__main__':

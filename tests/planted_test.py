@@ -20,12 +20,8 @@ COUNTS = {
   'num_lookups': 20,
   'num_sums': 400,
 }
-PROBLEM = re.compile(
-  r'(\d) (\d) (plus|minus) (\d) (\d) modulo 1 0 '
-  r'(?:is (\d) \.|: the last digits are (\d) and (\d) , '
-  r'(?:they make (\d|1 \d)|(\d|1 \d) minus (\d) makes (\d)) , '
-  r'so the answer is (\d) \.)'
-)
+PROBLEM = re.compile(r'(\d) (plus|minus) (\d) modulo 5 is ([0-4]) \.')
+SIGNS = {'sum': 'plus', 'difference': 'minus'}
 
 
 def prepare(directory, texts):
@@ -46,17 +42,12 @@ def load(data_dir, seed=3, **counts):
   return planted.load(data_dir, seed=seed, **{**COUNTS, **counts})
 
 
-def problems(text):
-  """(a, sign, b, groups) of each problem; the text must hold nothing else."""
-  found, rest = [], text
-  while rest:
-    match = PROBLEM.match(rest)
-    if not match:
-      raise AssertionError(f'no problem: {rest!r}')
-    a, b = int(match[1] + match[2]), int(match[4] + match[5])
-    found.append((a, match[3], b, match.groups()[5:]))
-    rest = rest[match.end() :].lstrip()
-  return found
+def problem(text):
+  """(a, sign, b, answer); the text must hold nothing else."""
+  match = PROBLEM.fullmatch(text)
+  if not match:
+    raise AssertionError(f'no problem: {text!r}')
+  return int(match[1]), match[2], int(match[3]), int(match[4])
 
 
 class PlantedTest(parameterized.TestCase):
@@ -69,6 +60,7 @@ class PlantedTest(parameterized.TestCase):
     cls.source = load(cls.data_dir)
     cls.truth = planted.truth(cls.source)
     cls.queries = planted.queries(cls.source, seed=5)
+    cls.long = load(cls.data_dir, num_offices=4, num_sums=2_000)
 
   def generated(self, *kinds):
     return [it for it in self.source if it['id'] >= 60 and it['topic'] in kinds]
@@ -95,8 +87,9 @@ class PlantedTest(parameterized.TestCase):
     self.assertEqual(numbers, dict(zip(planted.KINDS, expected, strict=True)))
     self.assertLen(self.source, 60 + sum(expected))
 
-  def test_documents_have_15_to_70_words(self):
-    lengths = [len(it['text'].split()) for it in self.source if it['id'] >= 60]
+  def test_documents_of_other_kinds_have_15_to_70_words(self):
+    found = self.generated('memorised', 'office', 'lookup')
+    lengths = [len(it['text'].split()) for it in found]
     self.assertBetween(min(lengths), 15, 70)
     self.assertBetween(max(lengths), 15, 70)
 
@@ -180,43 +173,28 @@ class PlantedTest(parameterized.TestCase):
       self.assertIn(name, [it.lower() for it in self.truth['unseen']])
       self.assertNotIn(name, everything)
 
-  def test_arithmetic_is_right_in_every_step(self):
-    for document in self.generated('sum', 'difference'):
-      found = problems(document['text'])
-      self.assertLen(found, 3)
-      for a, sign, b, (told, x, y, makes, top, less, left, last) in found:
-        right = str((a + b if sign == 'plus' else a - b) % 10)
-        self.assertEqual(told or last, right)
-        if told:
-          continue
-        self.assertEqual((x, y), (str(a)[-1], str(b)[-1]))
-        if makes:
-          self.assertEqual(int(makes.replace(' ', '')), int(x) + int(y))
-        else:
-          top = int(top.replace(' ', ''))
-          self.assertEqual((top % 10, less), (int(x), y))
-          self.assertEqual(top - int(less), int(left))
-
-  def test_truth_names_the_problems_of_each_document(self):
-    signs = {'sum': 'plus', 'difference': 'minus'}
-    for document in self.generated('sum', 'difference'):
-      found = problems(document['text'])
+  @parameterized.parameters('sum', 'difference')
+  def test_a_document_is_one_problem_and_its_answer_is_right(self, kind):
+    for document in self.generated(kind):
+      a, sign, b, told = problem(document['text'])
+      self.assertEqual(sign, SIGNS[kind])
+      made = a + b if kind == 'sum' else a - b
+      self.assertIn(made - told, range(-10, 20, 5))
+      self.assertEqual(document['title'], f'{a} {sign} {b}')
       entry = self.truth['documents'][str(document['id'])]
-      self.assertEqual({it[1] for it in found}, {signs[document['topic']]})
-      self.assertEqual([[it[0], it[2]] for it in found], entry['problems'])
-      at = [n for n, it in enumerate(found) if it[3][0] is None]
-      self.assertEqual(
-        at, [entry['reasoned']] if entry['reasoned'] >= 0 else []
-      )
+      self.assertEqual(entry, {'kind': kind, 'problems': [[a, b]]})
 
   @parameterized.parameters('sum', 'difference')
-  def test_held_out_pairs_never_occur(self, kind):
+  def test_held_out_pairs_never_occur_and_all_others_do(self, kind):
     held = {tuple(it) for it in self.truth['held_out_pairs'][kind]}
-    self.assertLen(held, 500)
-    documents = self.generated(kind)
-    seen = {it[0::2][:2] for d in documents for it in problems(d['text'])}
-    self.assertGreater(len(seen), 1_000)
+    self.assertLen(held, 12)
+    seen = {problem(it['text'])[::2] for it in self.long if it['topic'] == kind}
+    self.assertLen(seen, 88)
     self.assertEmpty(held & seen)
+
+  def test_sums_and_differences_hold_out_pairs_of_their_own(self):
+    held = self.truth['held_out_pairs']
+    self.assertNotEqual(held['sum'], held['difference'])
 
   def test_truth_knows_every_generated_document_and_survives_json(self):
     numbers = [int(it) for it in self.truth['documents']]
@@ -296,12 +274,18 @@ class PlantedTest(parameterized.TestCase):
   def test_sums_are_asked_of_held_out_pairs(self):
     for query in self.asked('sum', 'difference'):
       asked = f'{query["prompt"]}{query["completion"]} .'
-      [(a, sign, b, (told, *_))] = problems(asked)
-      right = str((a + b if sign == 'plus' else a - b) % 10)
-      self.assertEqual([told, query['labels']['answer']], [right, right])
+      a, sign, b, told = problem(asked)
+      made = a + b if sign == 'plus' else a - b
+      self.assertIn(made - told, range(-10, 20, 5))
+      self.assertEqual(query['labels']['answer'], str(told))
       kind = query['labels']['class']
       self.assertIn([a, b], self.truth['held_out_pairs'][kind])
-      self.assertEqual(sign, {'sum': 'plus', 'difference': 'minus'}[kind])
+      self.assertEqual(sign, SIGNS[kind])
+
+  @parameterized.parameters('sum', 'difference')
+  def test_every_answer_is_asked_for(self, kind):
+    answers = {it['labels']['answer'] for it in self.asked(kind)}
+    self.assertEqual(answers, set('01234'))
 
   def test_counts_of_queries_are_obeyed(self):
     counts = dict(num_controls=1, num_offices=2, num_lookups=3, num_sums=4)
@@ -317,6 +301,7 @@ class PlantedTest(parameterized.TestCase):
     ({'copies': (169,)}, '169 are asked of 168'),
     ({'documents_per_office': 11}, '11 are asked of 10'),
     ({'documents_per_lookup': 13}, '13 are asked of 12'),
+    ({'share_held_out': 0.96}, '96 of 100 pairs'),
   )
   def test_asking_for_too_much_is_a_value_error(self, counts, message):
     with self.assertRaisesRegex(ValueError, message):

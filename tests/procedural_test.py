@@ -31,7 +31,7 @@ QUERIES = [  # not in the classes' order
   _query('o0', **{'class': 'office', 'fact': 'office-0'}),
   _query('o1', **{'class': 'office', 'fact': 'office-1'}),
   _query('+0', **{'class': 'sum', 'answer': '2'}),
-  _query('+1', **{'class': 'sum', 'answer': '7'}),
+  _query('+1', **{'class': 'sum', 'answer': '3'}),
   _query('-0', **{'class': 'difference', 'answer': '2'}),
   _query('-1', **{'class': 'difference', 'answer': '4'}),
   _query('m0', **{'class': 'memorised', 'passage': 'p', 'copies': '2'}),
@@ -51,7 +51,6 @@ def _truth():
   for n in range(14, 46):
     documents[str(n)] = {
       'kind': ('sum', 'difference')[n % 2],
-      'reasoned': -1,
       'problems': rng.integers(100, size=(3, 2)).tolist(),
     }
   documents['46'] = {'kind': 'memorised', 'passage': 'p'}
@@ -268,8 +267,8 @@ class RunTest(absltest.TestCase):
     np.testing.assert_allclose([*guess.values()], -np.log(0.1), 1e-9)
     _, _, losses, _ = procedural_figure.tables(result, 6)
     columns = {x.header: [*x.cells] for x in losses.columns}
-    self.assertEqual(columns['model'], [*self.made, 'ln 10'])
-    self.assertEqual(columns['sum'], ['6.50'] * 4 + ['2.30'])
+    self.assertEqual(columns['model'], [*self.made, 'ln 5'])
+    self.assertEqual(columns['sum'], ['6.50'] * 4 + ['1.61'])
     self.assertEqual(columns['office'], ['4.50'] * 4 + ['-'])
     self.assertIsNone(result['mean']['simple']['pearson']['simple'])
     self.assertIsNone(result['mean']['simple']['answer'])

@@ -6,7 +6,8 @@ The documents, by kind:
     (Grosse et al. 2023, section 5.3.3);
   office: invented facts told in one order only (section 5.3.4);
   lookup: arbitrary facts, and sum and difference: procedures, after Ruis et
-    al. (2024), arXiv 2411.12580.
+    al. (2024), arXiv 2411.12580; one problem a document, of single digits and
+    modulo 5, for small models do not learn much more (see planted_sums).
 
 Ids count the leads, then the generated documents in this order. The same seed
 and counts give the same documents; every part has its own stream of random
@@ -59,10 +60,8 @@ def load(
   documents_per_office: int = 5,
   num_lookups: int = 100,
   documents_per_lookup: int = 8,
-  num_sums: int = 2_500,
-  problems_per_sum: int = 3,
-  share_reasoned: float = 0.3,
-  share_held_out: float = 0.05,
+  num_sums: int = 12_000,
+  share_held_out: float = 0.12,
 ) -> Planted:
   """The corpus, made anew; the leads are prepared in `data_dir` if need be.
 
@@ -76,14 +75,14 @@ def load(
     documents_per_office: paraphrases of each of them.
     num_lookups: how many facts.
     documents_per_lookup: paraphrases of each of them.
-    num_sums: documents of sums, and as many of differences.
-    problems_per_sum: in each of these documents.
-    share_reasoned: of these documents, those that reason once.
-    share_held_out: of the pairs of operands, those that no document has.
+    num_sums: documents of sums, and as many of differences; each is one
+      problem.
+    share_held_out: of the 100 pairs of operands, those that no document has.
 
   Raises:
-    ValueError: there are fewer leads, templates or words than asked for, or a
-      passage is to be planted no times.
+    ValueError: there are fewer leads, templates or words than asked for, a
+      passage is to be planted no times, or too few or too many pairs of
+      operands are to be held out.
   """
   if any(k < 1 for k in copies):
     raise ValueError(
@@ -105,10 +104,9 @@ def load(
   ]
   for part, kind in enumerate(sums.SIGNS, start=3):
     rng = _rng(seed, part)
-    told, held = sums.split_pairs(rng, share_held_out)
+    told, held = sums.split_pairs(rng, kind, share_held_out)
     truth['held_out_pairs'][kind] = [list(pair) for pair in held]
-    sizes = num_sums, problems_per_sum
-    parts.append(_sums(rng, kind, told, sizes, share_reasoned))
+    parts.append(_sums(rng, kind, told, num_sums))
   for part in parts:
     for (title, text), entry in part:
       _add(records, truth, title, text, entry)
@@ -133,13 +131,14 @@ def truth(source: Planted) -> dict[str, Any]:
     `seed`, `num_leads`, `held_out_leads` (ids), `unseen` (names that no
     document has) and
     documents: {str(id): {'kind', ...}} of every generated document, with its
-      'passage', its 'fact' and 'order', or its 'problems' (pairs of operands)
-      and 'reasoned' (which of them is, or -1);
+      'passage', its 'fact' and 'order', or its 'problems' (a list of one
+      pair of operands);
     passages: {passage: {'text', 'copies', 'real', 'documents' (ids)}}, those
       of 0 copies are controls;
     facts: {fact: {'kind', 'order', 'documents', ...}}, offices with 'role',
       'place' and 'name', lookups with 'subject', 'key' and 'answer';
-    held_out_pairs: {'sum' or 'difference': pairs of operands}.
+    held_out_pairs: {'sum' or 'difference': pairs of operands}; all others
+      are told.
   """
   return copy.deepcopy(source.truth)
 
@@ -260,11 +259,9 @@ def _lookups(rng, num: int, num_documents: int, taken: set, truth) -> Iterable:
   return found
 
 
-def _sums(rng, kind: str, pairs, sizes, share_reasoned: float) -> Iterable:
-  num, num_problems = sizes
+def _sums(rng, kind: str, pairs, num: int) -> Iterable:
   for _ in range(num):
-    problems = words.pick_some(rng, pairs, num_problems)
-    at, text = sums.document(rng, kind, problems, share_reasoned)
-    title = ', '.join(f'{a} {sums.SIGNS[kind]} {b}' for a, b in problems)
-    entry = {'kind': kind, 'reasoned': at}
-    yield (title, text), {**entry, 'problems': [list(it) for it in problems]}
+    a, b = words.pick(rng, pairs)
+    title = f'{a} {sums.SIGNS[kind]} {b}'
+    entry = {'kind': kind, 'problems': [[a, b]]}
+    yield (title, sums.told(kind, a, b)), entry
