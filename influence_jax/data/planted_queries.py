@@ -14,14 +14,14 @@ from influence_jax.data import planted_sums as sums
 from influence_jax.data import planted_words as words
 
 # Plain facts: the subject and the answer are together in at least one of the
-# first 10,000 leads that is not held out.
+# first 6,000 leads that is not held out.
 SIMPLE = (
   ('Paris is the capital of', ' France'),
   ('Berlin is the capital of', ' Germany'),
   ('Madrid is the capital of', ' Spain'),
   ('Cairo is the capital of', ' Egypt'),
   ('Tokyo is the capital of', ' Japan'),
-  ('The chemical symbol of gold is', ' Au'),
+  ('The painting Guernica was made by Pablo', ' Picasso'),
   ('The play Romeo and Juliet was written by William', ' Shakespeare'),
   ('The theory of relativity was developed by Albert', ' Einstein'),
   ('The Mona Lisa was painted by Leonardo', ' da Vinci'),
