@@ -263,8 +263,8 @@ class RunTest(absltest.TestCase):
       self.assertEqual(row['classes']['sum']['loss'], 6.5)
     classes = result['mean']
     guess = {x: one['guess'] for x, one in classes.items() if one['guess']}
-    self.assertEqual({*guess}, {'sum', 'difference'})  # of the one digit
-    np.testing.assert_allclose([*guess.values()], -np.log(0.1), 1e-9)
+    self.assertEqual({*guess}, {'sum', 'difference'})  # of five answers
+    np.testing.assert_allclose([*guess.values()], -np.log(0.2), 1e-9)
     _, _, losses, _ = procedural_figure.tables(result, 6)
     columns = {x.header: [*x.cells] for x in losses.columns}
     self.assertEqual(columns['model'], [*self.made, 'ln 5'])
