@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.scaling
   folder = workdir / 'scaling'
   rungs = ladder.finished(config, workdir, section.sizes)
-  parameters = read_parameters(config, workdir, rungs)
+  parameters = ladder.parameters(config, workdir, rungs)
   made = corpus.load(config.data, workdir)
   sides, random = scaling_tops.measure(config, made, rungs, folder)
   sizes = list(parameters)
@@ -110,28 +110,6 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   if slopes:
     rich.print(claims.render(result['claims']))
   return result
-
-
-def read_parameters(
-  config: ConfigDict, workdir: pathlib.Path, rungs: Sequence[ladder.Rung]
-) -> dict[str, int | None]:
-  """How many each size has, smallest first; None without a ladder.
-
-  Raises:
-    ValueError: experiments.train_ladder has not got as far as these rungs.
-  """
-  if 'ladder' not in config:
-    return {rung.size: None for rung in rungs}
-  path = workdir / 'ladder.json'
-  rows = store.read_json(path)['rungs'] if path.exists() else []
-  known = {row['rung']: row['parameters'] for row in rows}
-  if missing := [rung.name for rung in rungs if rung.name not in known]:
-    raise ValueError(
-      f'{path} has the parameters of {sorted(known)}, expected {missing} too: '
-      'run experiments.train_ladder to its end'
-    )
-  found = {rung.size: known[rung.name] for rung in rungs}
-  return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
 def find_claims(

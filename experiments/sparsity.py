@@ -32,17 +32,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import rich
-from matplotlib import figure
 from ml_collections import ConfigDict
 from rich import box, table
 
-from experiments import agreement, claims, common, ladder, parts, scored
+from experiments import (
+  agreement,
+  claims,
+  common,
+  ladder,
+  parts,
+  scored,
+  sparsity_figure,
+)
 from influence_jax import store, tails
 from influence_jax.data import batches as batches_lib
-from influence_jax.data import candidates
-from influence_jax.data import sequences as sequences_lib
-from influence_jax.data import tokenizer as tokenizer_lib
-from influence_jax.report import curves, figures, style
+from influence_jax.report import curves, figures
 
 _TOP = 0.01  # of the sequences, whose share of influence is claimed
 _LEAST_P = 0.1
@@ -52,9 +56,9 @@ _NULL = float(curves.gaussian_held(_TOP))
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.sparsity
   folder = workdir / 'sparsity'
-  rungs = ladder.rungs(config, workdir, section.sizes or None)
+  rungs = ladder.finished(config, workdir, section.sizes)
   rows = [row for rung in rungs for row in _rows(rung, section, folder)]
-  shown = _largest(config, rungs)
+  shown = ladder.largest_rung(config, rungs)
   result = {
     **common.provenance('experiments.sparsity', config),
     'shown': shown.name,
@@ -114,93 +118,9 @@ def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
   return dict(groups)
 
 
-def open_rung(
-  rung: ladder.Rung,
-) -> tuple[sequences_lib.Sequences, scored.Scored, dict]:
-  """Its sequences, its scores, and what a part made of them depends on."""
-  sequences = sequences_lib.open(rung.workdir / 'sequences')
-  found = scored.load(rung.workdir / rung.config.score.folder, sequences)
-  origin = {
-    **found.origin,
-    'answer': found.answers[0],
-    'queries': [list(query[:3]) for query in found.queries],
-    'scores': store.fingerprint(found.scores[0]),
-  }
-  return sequences, found, origin
-
-
-def ranked(
-  method: str,
-  rung: ladder.Rung,
-  sequences: sequences_lib.Sequences,
-  found: scored.Scored,
-) -> np.ndarray:
-  """Columns of the scores in a filter's order, best first, [K, C].
-
-  Words are weighted by all sequences of the corpus, those that were scored or
-  not, as in a filter before the scan.
-  """
-  tokenizer = tokenizer_lib.load(rung.workdir / 'tokenizer.json')
-  tokens, num = scored.tokens(tokenizer, found.queries), len(sequences)
-  order_KxN = candidates.choose(method, sequences, tokens, num)
-  columns_N = np.full(num, -1)
-  columns_N[found.numbers] = np.arange(len(found.numbers))
-  columns_KxN = columns_N[order_KxN]
-  return columns_KxN[columns_KxN >= 0].reshape(len(tokens), -1)
-
-
-@style.SETTINGS
-def draw(
-  names: Sequence[str],
-  scores_KxN: np.ndarray,
-  filtered_KxM: np.ndarray,
-  fitted: Sequence[tails.Tail],
-) -> figure.Figure:
-  """Share of positive scores >= x, log-log, a panel a query (Fig. 8).
-
-  Unfiltered, of a filter's candidates, and the power law fitted to the former.
-  """
-  columns = min(4, len(names))
-  rows = -(-len(names) // columns)
-  fig = figure.Figure((2.3 * columns, 2.0 * rows + 0.3))
-  panels = fig.subplots(rows, columns, squeeze=False).ravel()
-  for panel in panels[len(names) :]:
-    panel.remove()
-  for panel, name, scores, filtered, tail in zip(
-    panels, names, scores_KxN, filtered_KxM, fitted, strict=False
-  ):
-    x, share = curves.ccdf(scores)
-    panel.plot(*curves.ccdf(filtered), ':', color=style.GREY, label='TF-IDF')
-    panel.plot(x, share, color=style.NEGATIVE, label='unfiltered')
-    at_min = (x > tail.x_min).mean()
-    ends = np.array([tail.x_min, tail.scores[0]])
-    panel.plot(
-      ends, at_min * (ends / tail.x_min) ** -tail.alpha, '--',
-      color=style.POSITIVE, label='power law',
-    )  # fmt: skip
-    panel.set(xscale='log', yscale='log')
-    panel.set(xlim=(np.quantile(x, 0.01), None))
-    panel.set_title(
-      f'{style.label(name, 18)}  α = {tail.alpha:.2f}', fontsize=8
-    )
-  fig.supxlabel('score (nats)', fontsize=9)
-  fig.supylabel('share of positive scores ≥ x', fontsize=9)
-  handles, labels = panels[0].get_legend_handles_labels()
-  fig.legend(handles, labels, loc='outside upper right', ncols=3)
-  return fig
-
-
-def _largest(config, rungs) -> ladder.Rung:
-  """Of the largest size the first seed."""
-  if 'ladder' not in config:
-    return rungs[0]
-  place = config.ladder.sizes.index
-  return max(rungs, key=lambda rung: (place(rung.size), -rung.seed))
-
-
 def _rows(rung, section, folder) -> list[dict]:
   """A row a query, from the rung's file of all fits; of rivals AIC alone."""
-  _, found, origin = open_rung(rung)
+  _, found, origin = scored.of_rung(rung)
   keys = {name: section[name] for name in ('share', 'num_draws', 'seed')}
 
   def fit() -> dict:
@@ -248,19 +168,21 @@ def _row(query, scores, rung, section) -> dict:
 
 
 def _write_figures(rung, section, folder) -> None:
-  sequences, found, _ = open_rung(rung)
+  sequences, found, _ = scored.of_rung(rung)
   names, scores_KxN = [query.id for query in found.queries], found.scores[0]
   figures.save(figures.coverage(scores_KxN, names), folder / 'coverage.png')
   num = min(section.num_panels, len(names))
   panels = batches_lib.spread(len(names), num)
   few = found._replace(queries=[found.queries[k] for k in panels])
-  order_KxN = ranked(section.filter.method, rung, sequences, few)
+  order_KxN = scored.filtered_order(section.filter.method, rung, sequences, few)
   scores_KxN = scores_KxN[panels]
   filtered_KxM = np.take_along_axis(
     scores_KxN, order_KxN[:, : section.filter.per_query], axis=1
   )
   fitted = [tails.fit(scores, section.share) for scores in scores_KxN]
-  drawn = draw([names[k] for k in panels], scores_KxN, filtered_KxM, fitted)
+  drawn = sparsity_figure.draw(
+    [names[k] for k in panels], scores_KxN, filtered_KxM, fitted
+  )
   figures.save(drawn, folder / 'tails.png')
 
 

@@ -33,7 +33,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import rich
-from matplotlib import figure, ticker
 from ml_collections import ConfigDict
 from rich import box, table
 
@@ -46,20 +45,20 @@ from experiments import (
   parts,
   scored,
   sparsity,
+  tfidf_search_figure,
 )
 from influence_jax import store, tails
 from influence_jax.data import candidates
-from influence_jax.report import figures, style
+from influence_jax.report import figures
 
 _NUM = 10  # the best of TF-IDF's that are to be matched
 _MISSING = ('>', 0.1)
-_MARKERS = 'os^D'
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.tfidf_search
   folder = workdir / 'tfidf_search'
-  rungs = ladder.rungs(config, workdir, section.sizes or None)
+  rungs = ladder.finished(config, workdir, section.sizes)
   done = [_part(rung, section, folder) for rung in rungs]
   kept = _kept(rungs, done)
   rows = [
@@ -70,23 +69,26 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   recall_KxP = _recall(rows)
   for row in rows:
     del row['recall']
+  by_model = {
+    rung.name: [row for row in rows if row['rung'] == rung.name]
+    for rung in rungs
+  }
   result = {
     **common.provenance('experiments.tfidf_search', config),
     'scanned': kept[-1],
     'queries': rows,
     'summary': {
-      **{
-        rung.name: summary([row for row in rows if row['rung'] == rung.name])
-        for rung in rungs
-      },
-      'all': summary(rows),
+      name: summary(own) for name, own in {**by_model, 'all': rows}.items()
     },
     'kept': kept,
     'recall': np.quantile(recall_KxP, (0.25, 0.5, 0.75), axis=0).T.tolist(),
     'claims': claimed(rows, rungs, section),
   }
   store.write_json(folder / 'result.json', result)
-  fig = draw(rows, kept, recall_KxP, section.num_true, section.per_query)
+  fig = tfidf_search_figure.draw(
+    rows, kept, recall_KxP,
+    num_matched=_NUM, num_true=section.num_true, per_query=section.per_query,
+  )  # fmt: skip
   figures.save(fig, folder / 'tfidf_search.png')
   rich.print(_table(result['summary']))
   rich.print(claims.render(result['claims']))
@@ -155,79 +157,8 @@ def summary(rows: Sequence[dict]) -> dict:
   }
 
 
-@style.SETTINGS
-def draw(
-  rows: Sequence[dict],
-  kept: Sequence[int],
-  recall_KxP: np.ndarray,
-  num_true: int,
-  per_query: int,
-) -> figure.Figure:
-  """Required sequences, fit against scan; recall of TF-IDF's first m, median.
-
-  Hollow marks are scores below the tail, where the fit gives a bound alone.
-  Dotted, on the left, is what the scan says if no others match TF-IDF's 10.
-  """
-  fig = figure.Figure((7.2, 3.2))
-  left, right = fig.subplots(1, 2)
-  _draw_required(left, rows, kept[-1])
-  low, median, high = 100 * np.quantile(recall_KxP, (0.25, 0.5, 0.75), axis=0)
-  look = style.line(0)
-  right.plot(kept, median, label='TF-IDF', **look)
-  right.fill_between(
-    kept, low, high, color=look['color'], alpha=0.15, lw=0, label='quartiles'
-  )
-  kept = np.asarray(kept)
-  best = 100 * np.minimum(kept / num_true, 1)
-  right.plot(kept, best, ':', color=style.GREY, lw=1, label='best possible')
-  chance = 100 * kept / kept[-1]
-  right.plot(kept, chance, '--', color=style.GREY, lw=1, label='random order')
-  right.axvline(per_query, color='black', lw=0.7)
-  right.annotate(
-    f'{per_query:,}',
-    (per_query, 1),
-    (-2, 2),
-    xycoords=('data', 'axes fraction'),
-    textcoords='offset points',
-    ha='center',
-    fontsize=7,
-  )
-  right.set(xscale='log', xlim=(kept[0], kept[-1]), ylim=(0, 102))
-  right.set(xlabel='candidates kept', ylabel=f'of the true top {num_true} (%)')
-  right.legend(loc='upper left', handlelength=1.8)
-  return fig
-
-
-def _draw_required(axes, rows, scanned) -> None:
-  sizes = list(dict.fromkeys(row['size'] for row in rows))
-  for i, size in enumerate(sizes):
-    look = dict(color=style.line(i)['color'], ls='', ms=4, alpha=0.7)
-    look['marker'] = _MARKERS[i % len(_MARKERS)]
-    own = [row for row in rows if row['size'] == size]
-    within = [(row['scan'], row['fit']) for row in own if row['in_tail']]
-    below = [(row['scan'], row['fit']) for row in own if not row['in_tail']]
-    axes.plot(*np.reshape(within, (-1, 2)).T, label=size or None, **look)
-    axes.plot(*np.reshape(below, (-1, 2)).T, mfc='none', **look)
-  most = _NUM * (scanned + 1) / (_NUM + 1)
-  fits, scans = ([row[key] for row in rows] for key in ('fit', 'scan'))
-  ends = np.array([min(most / 15, min(scans) / 1.3), most * 1.3])
-  axes.plot(ends, ends, color=style.GREY, lw=1, zorder=1)
-  axes.axvline(
-    most, ls=':', color=style.GREY, lw=1, zorder=1, label='the whole scan'
-  )
-  axes.set(xscale='log', xlim=ends, xlabel='sequences needed, scan')
-  axes.set(yscale='log', ylim=(min(ends[0], min(fits) / 1.3), None))
-  axes.set(ylabel='sequences needed, fit')
-  axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-  if not all(row['in_tail'] for row in rows):
-    axes.plot(
-      [], [], 'o', color=style.GREY, mfc='none', ms=4, label='below tail'
-    )
-  axes.legend(loc='upper left', handlelength=1.4)
-
-
 def _part(rung, section, folder) -> dict:
-  sequences, found, origin = sparsity.open_rung(rung)
+  sequences, found, origin = scored.of_rung(rung)
   num = len(found.numbers)
   if not _NUM <= section.per_query < num or section.num_true > num:
     raise ValueError(
@@ -237,13 +168,13 @@ def _part(rung, section, folder) -> dict:
       'config.tfidf_search, or score more sequences'
     )
   keys = ('share', 'per_query', 'num_true', 'num_points')
-  return parts.part(
-    folder / f'{rung.name}.json',
-    {**origin, **{key: section[key] for key in keys}},
-    lambda: search(
-      found, sparsity.ranked('tf_idf', rung, sequences, found), section
-    ),
-  )
+  origin |= {key: section[key] for key in keys}
+
+  def find() -> dict:
+    order_KxC = scored.filtered_order('tf_idf', rung, sequences, found)
+    return search(found, order_KxC, section)
+
+  return parts.part(folder / f'{rung.name}.json', origin, find)
 
 
 def _required(scores_C, chosen_M, share) -> dict:

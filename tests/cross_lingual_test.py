@@ -30,6 +30,7 @@ from experiments import (
   texts,
   train,
 )
+from experiments import cross_lingual_measures as measures
 from influence_jax import store
 from influence_jax.data import queries as queries_lib
 
@@ -100,7 +101,7 @@ def section(**changes):
 def columns(rng, num=90):
   verses = rng.integers(20, size=num).astype(str)
   languages = np.array([*LANGUAGES, 'xx'])[rng.integers(4, size=num)]
-  return cross_lingual.Columns([f't{n}' for n in range(num)], verses, languages)
+  return measures.Columns([f't{n}' for n in range(num)], verses, languages)
 
 
 def rung(size='s', seed=0):
@@ -114,15 +115,15 @@ def transfers(*rho_RxV, own=1.0):
   moved = []
   for rho_V in rho_RxV:
     forth_VxL = own_VxL * np.stack([np.ones(len(rho_V)), rho_V, rho_V], 1)
-    moved.append(cross_lingual.Transfer(own_VxL, forth_VxL, *[own_VxL] * 3))
-  return cross_lingual.Transfer(*map(np.stack, zip(*moved, strict=True)))
+    moved.append(measures.Transfer(own_VxL, forth_VxL, *[own_VxL] * 3))
+  return measures.Transfer(*map(np.stack, zip(*moved, strict=True)))
 
 
 class GridTest(parameterized.TestCase):
   def test_each_place_is_of_its_verse_and_language(self):
     order = np.random.default_rng(1).permutation(len(QUERIES))
     shuffled = [QUERIES[n] for n in order]
-    grid = cross_lingual.make_grid(shuffled, section(source='fr'))
+    grid = measures.make_grid(shuffled, section(source='fr'))
     self.assertEqual(grid.languages[0], 'fr')
     self.assertCountEqual(grid.languages, LANGUAGES)
     for group, verses in ASKED.items():
@@ -135,6 +136,7 @@ class GridTest(parameterized.TestCase):
 
   @parameterized.parameters(
     (QUERIES[:-1], {}, "lack .*'unseen', '18', 'ko'"),
+    (QUERIES[1:], {}, "lack .*'seen', '2', 'en'"),
     ([*QUERIES, QUERIES[0]], {}, '1 twice'),
     (QUERIES[:12], {}, "one verse of .'unseen'"),
     (QUERIES, {'source': 'it'}, "source: .'it'. not found among .'en', 'fr'"),
@@ -148,20 +150,20 @@ class GridTest(parameterized.TestCase):
       changed.scripts = ml_collections.ConfigDict(changes.pop('scripts'))
     changed.update(changes)
     with self.assertRaisesRegex(ValueError, message):
-      cross_lingual.make_grid(found, changed)
+      measures.make_grid(found, changed)
 
 
 class TransferTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.rng = np.random.default_rng(0)
-    self.grid = cross_lingual.make_grid(QUERIES, section())
+    self.grid = measures.make_grid(QUERIES, section())
     self.columns = columns(self.rng, 400)
     self.scores_KxC = self.rng.standard_t(3, (len(QUERIES), 400))
 
   def moved(self, scores_KxC=None, found=None, **changes):
     scores_KxC = self.scores_KxC if scores_KxC is None else scores_KxC
-    return cross_lingual.transfer(
+    return measures.transfer(
       scores_KxC, self.grid, found or self.columns, section(**changes)
     )
 
@@ -204,7 +206,7 @@ class TransferTest(parameterized.TestCase):
 
   def test_the_order_of_sequences_changes_nothing_but_the_random_ones(self):
     order = self.rng.permutation(400)
-    turned = cross_lingual.Columns(
+    turned = measures.Columns(
       [self.columns.titles[n] for n in order],
       self.columns.verses[order], self.columns.languages[order],
     )  # fmt: skip
@@ -239,7 +241,7 @@ class TransferTest(parameterized.TestCase):
 class RhoTest(absltest.TestCase):
   def test_a_language_of_a_fixed_share_has_that_rho_and_its_inverse_back(self):
     rng = np.random.default_rng(0)
-    grid = cross_lingual.make_grid(QUERIES, section())
+    grid = measures.make_grid(QUERIES, section())
     found = columns(rng, 300)
     scores_KxC = rng.standard_t(3, (len(QUERIES), 300))
     by_verse = {n: rng.standard_t(3, 300) for n in range(20)}
@@ -248,9 +250,9 @@ class RhoTest(absltest.TestCase):
       labels = query.labels
       share = shares[labels['language']]
       scores_KxC[k] = share * by_verse[int(labels['verse'])]
-    moved = cross_lingual.transfer(scores_KxC, grid, found, section())
-    stacked = cross_lingual.Transfer(*(np.stack([x, 7 * x]) for x in moved))
-    got = cross_lingual.rho(stacked)
+    moved = measures.transfer(scores_KxC, grid, found, section())
+    stacked = measures.Transfer(*(np.stack([x, 7 * x]) for x in moved))
+    got = measures.rho(stacked)
     np.testing.assert_allclose(got['forth'], [[1, 0.25, -0.5]] * 2, 1e-9)
     np.testing.assert_allclose(got['back'][:, :2], [[1, 4]] * 2, 1e-9)
     ratio = got['random'] / got['random'][:, :1]
@@ -260,11 +262,11 @@ class RhoTest(absltest.TestCase):
     moved = transfers([0.1, 0.5, 0.6])
     moved.own[0, 2] *= 3
     moved.forth[0, 2] *= 3
-    everything = cross_lingual.rho(moved)['forth'][0, 1]
+    everything = measures.rho(moved)['forth'][0, 1]
     self.assertAlmostEqual(everything, (0.1 + 0.5 + 3 * 0.6) / 5)
     rows = np.array([2, 0, 2])
     self.assertAlmostEqual(
-      cross_lingual.rho(moved, rows)['forth'][0, 1], (6 * 0.6 + 0.1) / 7
+      measures.rho(moved, rows)['forth'][0, 1], (6 * 0.6 + 0.1) / 7
     )
 
 
@@ -273,7 +275,7 @@ class AucTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     own = rng.integers(6, size=(2, 3, 2, 3)).astype(float)  # with ties
     random = rng.integers(6, size=(2, 3, 5, 3)).astype(float)
-    got = cross_lingual.auc(own, random)
+    got = measures.auc(own, random)
     for v, x, w, y in np.ndindex(*got.shape):
       u = stats.mannwhitneyu([own[v, x, w, y]], random[v, x, :, y]).statistic
       self.assertAlmostEqual(got[v, x, w, y], u / 5, places=12)
@@ -286,8 +288,8 @@ class RandomVersesTest(absltest.TestCase):
     )
 
   def test_they_are_whole_of_their_group_and_of_no_query(self):
-    grid = cross_lingual.make_grid(QUERIES, section(source='ko'))
-    found = cross_lingual.random_verses(
+    grid = measures.make_grid(QUERIES, section(source='ko'))
+    found = measures.random_verses(
       self.made(queries=queries), grid, section(source='ko')
     )
     self.assertEqual([*found], ['seen', 'unseen'])
@@ -300,14 +302,14 @@ class RandomVersesTest(absltest.TestCase):
         self.assertEqual(in_languages, wanted)
 
   def test_a_corpus_that_draws_no_verses_is_named(self):
-    grid = cross_lingual.make_grid(QUERIES, section())
+    grid = measures.make_grid(QUERIES, section())
     with self.assertRaisesRegex(ValueError, 'verses has no queries'):
-      cross_lingual.random_verses(self.made(), grid, section())
+      measures.random_verses(self.made(), grid, section())
 
 
 class RetrieveTest(absltest.TestCase):
   def test_each_text_is_compared_with_those_of_its_language_and_group(self):
-    grid = cross_lingual.make_grid(QUERIES, section())
+    grid = measures.make_grid(QUERIES, section())
     random = {
       group: {
         str(n): [text(n, x) for x in LANGUAGES]
@@ -340,7 +342,7 @@ class RetrieveTest(absltest.TestCase):
       )
     )
     asked = SimpleNamespace(queries=QUERIES, origin={'params': 'ours'})
-    got = cross_lingual.retrieve(one, asked, grid, random)
+    got = measures.retrieve(one, asked, grid, random)
     for group, verses in ASKED.items():
       for (v, verse), (x, asks), (y, says) in itertools.product(
         enumerate(verses), enumerate(LANGUAGES), enumerate(LANGUAGES)
@@ -356,7 +358,7 @@ class RetrieveTest(absltest.TestCase):
         self.assertAlmostEqual(got['unaligned'][group][v][x][y], others)
     asked.origin = {'params': 'of before'}
     with self.assertRaisesRegex(ValueError, "s_seed0.*params is 'ours' there"):
-      cross_lingual.retrieve(one, asked, grid, random)
+      measures.retrieve(one, asked, grid, random)
 
 
 class ClaimsTest(parameterized.TestCase):
@@ -420,7 +422,7 @@ class SummaryTest(absltest.TestCase):
   def test_aucs_are_averaged_by_pairs_of_languages(self):
     rng = np.random.default_rng(0)
     rungs = [rung('s', 0), rung('l', 0), rung('s', 1)]
-    grid = cross_lingual.make_grid(QUERIES, section())
+    grid = measures.make_grid(QUERIES, section())
     aucs = [
       {
         kind: {g: rng.random((len(v), 3, 3)).tolist() for g, v in ASKED.items()}

@@ -57,6 +57,52 @@ class RungsTest(absltest.TestCase):
     self.assertEqual((rung.size, rung.name), ('', self.root.name))
     self.assertIsNone(ladder.largest(config))
 
+  def test_the_largest_rung_is_the_first_seed_of_the_largest_size_there(self):
+    config = tiny_ladder.config(('s', 'm', 'l'), (1, 2))
+    config.ladder.seeds.s = (0,)  # a seed that larger ones lack
+    for sizes, name in (
+      (None, 'l_seed1'), (('s', 'm'), 'm_seed1'), (('s',), 's_seed0')
+    ):  # fmt: skip
+      found = ladder.rungs(config, self.root, sizes)
+      self.assertEqual(ladder.largest_rung(config, found).name, name)
+      self.assertEqual(ladder.largest_rung(config, found[::-1]).name, name)
+    del config.ladder
+    found = ladder.rungs(config, self.root)
+    self.assertEqual(ladder.largest_rung(config, found), found[0])
+
+  def write_parameters(self, **numbers):
+    rows = [{'rung': x, 'parameters': n} for x, n in numbers.items()]
+    store.write_json(self.root / 'ladder.json', {'rungs': rows})
+
+  def test_sizes_come_with_their_parameters_smallest_first(self):
+    config = tiny_ladder.config(('s', 'm', 'l'), (0,))
+    config.ladder.seeds.s = (0, 1)
+    self.write_parameters(
+      l_seed0=30, s_seed0=20, s_seed1=20, m_seed0=10, other_seed0=5
+    )
+    found = ladder.rungs(config, self.root)
+    got = ladder.parameters(config, self.root, found)
+    self.assertEqual(list(got.items()), [('m', 10), ('s', 20), ('l', 30)])
+    got = ladder.parameters(config, str(self.root), found[1:2])
+    self.assertEqual(got, {'m': 10})
+
+  def test_a_rung_that_train_ladder_has_not_described_is_named(self):
+    config = tiny_ladder.config(seeds=(0, 1))
+    found = ladder.rungs(config, self.root)
+    with self.assertRaisesRegex(ValueError, r'json has .* of \[\], .*s_seed0'):
+      ladder.parameters(config, self.root, found)
+    self.write_parameters(s_seed0=1, l_seed0=2, s_seed1=1)
+    with self.assertRaisesRegex(
+      ValueError, r"'s_seed1'\], expected \['l_seed1'\] too.*train_ladder"
+    ):
+      ladder.parameters(config, self.root, found)
+
+  def test_without_a_ladder_no_parameters_are_looked_up(self):
+    config = tiny_ladder.config()
+    del config.ladder
+    found = ladder.rungs(config, self.root)
+    self.assertEqual(ladder.parameters(config, self.root, found), {'': None})
+
   def test_the_corpus_is_linked_not_copied_and_links_survive_a_kill(self):
     config = tiny_ladder.config()
     tiny_ladder.write(self.root, config)

@@ -1,7 +1,6 @@
 import json
 import pathlib
 import tempfile
-from collections import Counter
 from unittest import mock
 
 import ml_collections
@@ -12,10 +11,9 @@ from tiny import scores as tiny_scores
 
 from configs import sparsity as sparsity_config
 from configs import sparsity_quickstart
-from experiments import ladder, scored, sparsity
+from experiments import ladder, scored, sparsity, sparsity_figure
 from influence_jax import tails
 from influence_jax.data import candidates
-from influence_jax.data import queries as queries_lib
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 
@@ -71,38 +69,12 @@ class ClaimsTest(parameterized.TestCase):
       sparsity.claimed([*one, *one[:1]], [_rung()])
 
 
-class RankedTest(absltest.TestCase):
-  def test_words_are_weighted_by_all_and_the_scanned_alone_are_ranked(self):
-    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-    made = tiny_scores.sequences(root)
-    numbers = np.arange(0, len(made), 3) + 1
-    numbers = numbers[numbers < len(made)]
-    queries = [queries_lib.Query(*query) for query in tiny_scores.QUERIES]
-    found = scored.Scored(queries, [], None, numbers, {})
-    got = sparsity.ranked('tf_idf', _rung(workdir=root), made, found)
-    tokenizer = tokenizer_lib.load(root / 'tokenizer.json')
-    texts = [{*made.row(n).tolist()} for n in range(len(made))]
-    in_texts = Counter(token for text in texts for token in text)
-    for tokens, order in zip(
-      scored.tokens(tokenizer, queries), got, strict=True
-    ):
-      idf = {
-        t: np.log((len(made) - in_texts[t] + 0.5) / (in_texts[t] + 0.5) + 1)
-        for t in tokens
-      }
-      asked = [sum(idf[t] for t in tokens if t in texts[n]) for n in numbers]
-      self.assertEqual({*order.tolist()}, {*range(len(numbers))})
-      np.testing.assert_allclose(
-        np.array(asked)[order], sorted(asked, reverse=True), 1e-9
-      )
-
-
 class DrawTest(absltest.TestCase):
   def test_panels_show_the_scores_and_the_law_fitted_to_them(self):
     scores_KxN = np.random.default_rng(0).pareto(2.0, (5, 400)) + 1
     fitted = [tails.fit(x, 0.1) for x in scores_KxN]
     names = list('abcde')
-    fig = sparsity.draw(names, scores_KxN, scores_KxN[:, :9], fitted)
+    fig = sparsity_figure.draw(names, scores_KxN, scores_KxN[:, :9], fitted)
     self.assertLen(fig.axes, 5)
     filtered, unfiltered, law = fig.axes[2].get_lines()
     np.testing.assert_allclose(
@@ -137,7 +109,8 @@ class RunTest(absltest.TestCase):
 
     tiny_ladder.write(self.root, config, scores_fn=scores_fn)
     config.sparsity.num_panels = 2
-    with mock.patch.object(sparsity, 'draw', wraps=sparsity.draw) as draw:
+    draw = mock.Mock(wraps=sparsity_figure.draw)
+    with mock.patch.object(sparsity_figure, 'draw', draw):
       sparsity.run(config, self.root)
     names, scores_KxN, filtered_KxM, _ = draw.call_args.args
     self.assertEqual(names, ['a', 'b'])
@@ -216,7 +189,9 @@ class RunTest(absltest.TestCase):
     config = _section(tiny_ladder.config())
     tiny_ladder.write(self.root, config)
     (self.root / 's_seed0' / 'scores' / 'manifest.json').unlink()
-    with self.assertRaisesRegex(ValueError, 's_seed0.*experiments.score'):
+    with self.assertRaisesRegex(
+      ValueError, 's_seed0.*run experiments.train_ladder'
+    ):
       sparsity.run(config, self.root)
 
 

@@ -11,7 +11,7 @@ from tiny import scores as tiny_scores
 
 from configs import quickstart
 from configs import tfidf_search as tfidf_config
-from experiments import ladder, scored, tfidf_search
+from experiments import ladder, scored, tfidf_search, tfidf_search_figure
 from influence_jax import score_store, store
 from influence_jax.data import queries as queries_lib
 
@@ -110,7 +110,10 @@ class SearchTest(absltest.TestCase):
       {'size': 'l', 'fit': 800.0, 'scan': 810.0, 'in_tail': True},
     ]
     recall_KxP = np.array([[0, 0.5, 1], [0.2, 0.5, 1]])
-    fig = tfidf_search.draw(rows, [1, 10, 1099], recall_KxP, 10, 10)
+    fig = tfidf_search_figure.draw(
+      rows, [1, 10, 1099], recall_KxP,
+      num_matched=10, num_true=10, per_query=10,
+    )  # fmt: skip
     left, right = fig.axes
     small, hollow, large, _, diagonal, most, _ = left.get_lines()
     self.assertEqual(small.get_xydata().tolist(), [[600, 700]])
@@ -225,7 +228,7 @@ class RunTest(absltest.TestCase):
     parts = [{'kept': [1, 20, 80]}, {'kept': [1, 20, 90]}]
     rungs = [_rung('s', 0), _rung('s', 1)]
     with mock.patch.object(tfidf_search, '_part', side_effect=parts):
-      with mock.patch.object(ladder, 'rungs', return_value=rungs):
+      with mock.patch.object(ladder, 'finished', return_value=rungs):
         with self.assertRaisesRegex(ValueError, "'s_seed1': 90.*the same in"):
           tfidf_search.run(tfidf_config.get_config(), self.root)
 
