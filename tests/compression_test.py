@@ -14,6 +14,7 @@ from experiments import (
   compression_parts,
   fit_curvature,
   low_rank,
+  score,
   sub_blocks,
   train,
 )
@@ -48,6 +49,7 @@ class CompressionTest(absltest.TestCase):
     config.compression.blocks.blocks = (1, 4)
     train.run(config, workdir)
     fit_curvature.run(config, workdir)
+    score.run(config, workdir)  # low_rank and sub_blocks want finished rungs
     scored = []
 
     def keep(study):
