@@ -30,7 +30,7 @@ bench: .venv/installed
 	$(RUN) -m benchmarks.compare --cases=small,medium,large \
 	  --workdir=runs/benchmark --out=results/benchmark.json
 
-# Two host devices train 1.3 to 1.5 times as fast as one. Not as many as there
+# Two host devices train faster than one on two cores. Not as many as there
 # are cores: a batch has a multiple of as many rows, so others make other models.
 figures: export JAX_NUM_CPU_DEVICES ?= 2
 figures: .venv/installed

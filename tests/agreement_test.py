@@ -16,5 +16,23 @@ class ShareTest(absltest.TestCase):
     np.testing.assert_allclose(found, [share, middle - half, middle + half])
 
 
+class IntervalTest(absltest.TestCase):
+  def test_of_a_mean_it_is_as_wide_as_the_normal_one(self):
+    x = np.random.default_rng(0).normal(3, 2, 400)
+    mean, low, high = agreement.interval(x)
+    self.assertEqual(mean, x.mean())
+    half = stats.norm.ppf(0.975) * x.std() / 20
+    # 2000 draws place a quantile of 2.5 % within a tenth of the half width
+    np.testing.assert_allclose([mean - low, high - mean], half, rtol=0.15)
+
+  def test_it_is_of_the_statistic_asked_for_and_the_same_again(self):
+    x = np.r_[np.zeros(30), 1e6]
+    self.assertEqual(agreement.interval(x, np.median), [0, 0, 0])
+    self.assertEqual(agreement.interval(x), agreement.interval(x))
+
+  def test_one_value_has_none(self):
+    self.assertEqual(agreement.interval([2.0]), [2.0])
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -19,6 +19,21 @@ class ReadQueriesTest(parameterized.TestCase):
     directory = self.enter_context(tempfile.TemporaryDirectory())
     self.path = pathlib.Path(directory) / 'queries.jsonl'
 
+  def test_labels_are_read_and_asked_for_by_name(self):
+    line = {'id': 'a', 'prompt': '', 'completion': 'b'}
+    found = self.read({**line, 'labels': {'class': 'x'}}, {**line, 'id': 'c'})
+    self.assertEqual([q.labels for q in found], [{'class': 'x'}, {}])
+    self.assertEqual(queries.labels(found[:1], 'class'), ['x'])
+    with self.assertRaisesRegex(ValueError, r"1 queries.*'class'.*\['c'\]"):
+      queries.labels(found, 'class')
+
+  def test_labels_that_are_no_object_of_strings_are_refused(self):
+    for labels in ('x', ['x'], {'class': 1}):
+      line = {'id': 'a', 'prompt': '', 'completion': 'b', 'labels': labels}
+      with self.subTest(str(labels)):
+        with self.assertRaisesRegex(ValueError, 'line 1.*labels'):
+          self.read(line)
+
   def read(self, *lines, newline='\n', encoding='utf-8'):
     lines = [x if isinstance(x, str) else json.dumps(x) for x in lines]
     self.path.write_bytes(newline.join(lines).encode(encoding))

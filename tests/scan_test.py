@@ -51,6 +51,21 @@ class ScanTest(absltest.TestCase):
   def rows(self, folder, name='candidates') -> list[dict]:
     return top_table.read(folder / f'{name}.parquet')[0]
 
+  def test_some_evenly_spread_have_the_scores_of_the_whole_scan(self):
+    folder = self.scored(
+      'some', rank=None, refine=0, num_sequences=30, num_top=0
+    )
+    numbers = np.arange(30) * 75 // 30
+    np.testing.assert_allclose(
+      self.matrix(folder), self.matrix(self.whole)[:, numbers], rtol=1e-4,
+      atol=1e-4,
+    )  # fmt: skip
+    self.assertTrue((folder / 'queries.json').exists())
+    self.assertFalse((folder / 'top.parquet').exists())  # num_top is 0
+    with absltest.mock.patch.object(score, 'scan') as scan:
+      self.scored('some', rank=None, refine=0, num_sequences=30, num_top=0)
+    scan.assert_not_called()
+
   def test_the_summary_is_that_of_the_sorted_matrix(self):
     scores_KxN = self.matrix(self.low)
     self.assertEqual(scores_KxN.shape, (4, 75))

@@ -75,14 +75,12 @@ def load(
     documents_per_office: paraphrases of each of them.
     num_lookups: how many facts.
     documents_per_lookup: paraphrases of each of them.
-    num_sums: documents of sums, and as many of differences; each is one
-      problem.
+    num_sums: documents of sums and of differences, a problem each.
     share_held_out: of the 100 pairs of operands, those that no document has.
 
   Raises:
-    ValueError: there are fewer leads, templates or words than asked for, a
-      passage is to be planted no times, or too few or too many pairs of
-      operands are to be held out.
+    ValueError: there are fewer leads, templates or words than asked for, no
+      copies of a passage, or too few or too many pairs are to be held out.
   """
   if any(k < 1 for k in copies):
     raise ValueError(
