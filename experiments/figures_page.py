@@ -10,10 +10,9 @@ import struct
 from typing import Any
 
 import jinja2
-import markupsafe
 
 from experiments import claims, figures_found
-from influence_jax.report import records
+from influence_jax.report import html
 
 _MOST_BYTES = 10**6  # of a figure that is shown
 _ORIGIN = 'command', 'commit', 'device'  # None where a result lacks them
@@ -70,20 +69,6 @@ def _described(one, place: str, properties: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _environment() -> jinja2.Environment:
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('influence_jax.report', '.'),
-    autoescape=True,
-    finalize=_spelt_out,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
+  environment = html.environment()
   environment.filters |= {'value': claims.value, 'bound': claims.bound}
   return environment
-
-
-def _spelt_out(value: Any) -> Any:
-  """What jinja2 is about to escape, without unseen characters."""
-  if isinstance(value, markupsafe.Markup):  # the template's own, done already
-    return value
-  return records.plain(str(value))

@@ -11,11 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from experiments import corpus, scaling_tops, scored
 from influence_jax.data import tokenizer as tokenizer_lib
-from influence_jax.report import files, records
+from influence_jax.report import files, html, records
 
 _TEMPLATE = """\
 <!doctype html>
@@ -144,14 +142,7 @@ def render(names: Sequence[str], queries: Sequence[dict[str, Any]]) -> str:
       cells, one a column: dicts of score, title, topic, overlap, similarity,
       sequence and pieces, [(text, whether the query has it)].
   """
-  environment = jinja2.Environment(
-    autoescape=True,
-    finalize=lambda value: records.plain(str(value)),
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  template = environment.from_string(_TEMPLATE)
+  template = html.environment().from_string(_TEMPLATE)
   return template.render(names=names, queries=queries)
 
 

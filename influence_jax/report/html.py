@@ -53,7 +53,7 @@ def render(
   groups = records.group(rows)
   sections = [_section(query, groups, layer_names) for query in queries]
   images = [_image(caption, fig) for caption, fig in figures.items()]
-  template = _environment().get_template('report.html.j2')
+  template = environment().get_template('report.html.j2')
   return template.render(
     sections=sections, images=images, summary=summary, num_shades=_NUM_SHADES
   )
@@ -65,8 +65,9 @@ def shade(score: float, bound: float) -> str:
   return f'p{level}' if level > 0 else f'n{-level}' if level < 0 else ''
 
 
-def _environment() -> jinja2.Environment:
-  environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+  """For templates beside this file, or of strings: all is escaped."""
+  made = jinja2.Environment(
     loader=jinja2.PackageLoader('influence_jax.report', '.'),
     autoescape=True,
     finalize=_spelt_out,
@@ -74,8 +75,8 @@ def _environment() -> jinja2.Environment:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['number'] = records.number
-  return environment
+  made.filters['number'] = records.number
+  return made
 
 
 def _spelt_out(value: Any) -> Any:
