@@ -1,4 +1,4 @@
-"""Four sizes on 6,000 Wikipedia leads and documents of known structure.
+"""Four sizes on 3,000 Wikipedia leads and documents of known structure.
 
   python -m experiments.train_ladder --config=configs/ladder_planted.py \
     --workdir=runs/planted
@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     name='planted',
     source=dict(
       seed=0,
-      num_leads=6_000,
+      num_leads=3_000,
       copies=(1, 2, 4, 8, 16, 32),  # of the passages
       passages_per_k=4,  # for each number of copies
       num_offices=500,  # who holds an office: half told forward, half backward
@@ -33,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.train.update(num_epochs=4, batch_tokens=1024)
   c.fit.num_sequences = 4000  # three in four are sums or differences
   c.ladder.queries = dict(seed=0)
-  c.plan.update(num_sequences=(32_663, 2139, 3230, 6537), num_queries=98)
+  c.plan.update(num_sequences=(32_319, 2110, 2366, 3325), num_queries=98)
   # Each answer is a third of the scan's cost again: it has 98 queries
   c.score.answers = (dict(name='identity', relative=0.1),)
   return c

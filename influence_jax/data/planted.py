@@ -13,7 +13,7 @@ Ids count the leads, then the generated documents in this order. The same seed
 and counts give the same documents; every part has its own stream of random
 numbers. Only invented words depend on the leads: they are none of theirs.
 
-  source = planted.load(data_dir, seed=0, num_leads=6_000)
+  source = planted.load(data_dir, seed=0, num_leads=3_000)
   for document in planted.documents(source): ...
   truth, queries = planted.truth(source), planted.queries(source, seed=0)
 """

@@ -14,7 +14,7 @@ from influence_jax.data import planted_sums as sums
 from influence_jax.data import planted_words as words
 
 # Plain facts: the subject and the answer are together in at least one of the
-# first 6,000 leads that is not held out.
+# first 3,000 leads that is not held out.
 SIMPLE = (
   ('Paris is the capital of', ' France'),
   ('Berlin is the capital of', ' Germany'),
@@ -23,7 +23,7 @@ SIMPLE = (
   ('Tokyo is the capital of', ' Japan'),
   ('The painting Guernica was made by Pablo', ' Picasso'),
   ('The play Romeo and Juliet was written by William', ' Shakespeare'),
-  ('The theory of relativity was developed by Albert', ' Einstein'),
+  ('The ceiling of the Sistine Chapel was painted by', ' Michelangelo'),
   ('The Mona Lisa was painted by Leonardo', ' da Vinci'),
   ('Evolution by natural selection was proposed by Charles', ' Darwin'),
 )
