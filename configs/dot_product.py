@@ -12,7 +12,7 @@ from configs import ladder_english
 def get_config() -> ml_collections.ConfigDict:
   c = ladder_english.get_config()
   c.dot_product = dict(
-    sizes=('d128', 'd192'),  # of the ladder; () is all of them
+    sizes=('d128', 'd160'),  # of the ladder; () is all of them
     num_top=50,  # sequences of each query that are looked at
   )
   return c

@@ -11,9 +11,9 @@ MODELS = dict(
   d64=dict(width=64, mlp_width=256, num_heads=2, num_layers=2),
   d96=dict(width=96, mlp_width=384, num_heads=3, num_layers=3),
   d128=dict(width=128, mlp_width=512, num_heads=4, num_layers=4),
-  d192=dict(width=192, mlp_width=768, num_heads=6, num_layers=6),
+  d160=dict(width=160, mlp_width=640, num_heads=5, num_layers=5),
 )
-SEEDS = dict(d64=(0, 1, 2), d96=(0, 1, 2), d128=(0, 1, 2), d192=(0,))
+SEEDS = dict(d64=(0, 1, 2), d96=(0, 1, 2), d128=(0, 1, 2), d160=(0,))
 
 
 def get_config() -> ml_collections.ConfigDict:

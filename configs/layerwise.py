@@ -12,7 +12,7 @@ from configs import ladder_planted
 def with_layerwise(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """`c`, of any scored workdir or ladder, with the study's section."""
   c.layerwise = dict(
-    sizes=('d128', 'd192'),  # of the ladder; () is all
+    sizes=('d128', 'd160'),  # of the ladder; () is all
     num_top=50,  # sequences a query, at most; score.num_top has to be as many
     label='class',  # of the queries, by which they are told apart; '' is none
     upper=('memorised', 'simple', 'lookup'),  # E12: these are above ...

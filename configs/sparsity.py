@@ -15,7 +15,7 @@ from configs import ladder_english
 def get_config() -> ml_collections.ConfigDict:
   c = ladder_english.get_config()
   c.sparsity = dict(
-    sizes=('d128', 'd192'),  # of the ladder; () is all of them
+    sizes=('d128', 'd160'),  # of the ladder; () is all of them
     share=0.02,  # of the scores, in the tail that is fitted
     num_draws=2000,  # samples behind a p-value
     seed=0,  # of the samples

@@ -12,7 +12,7 @@ from configs import ladder_english
 def get_config() -> ml_collections.ConfigDict:
   c = ladder_english.get_config()
   c.tfidf_search = dict(
-    sizes=('d128', 'd192'),  # of the ladder; () is all of them
+    sizes=('d128', 'd160'),  # of the ladder; () is all of them
     per_query=1000,  # that TF-IDF chooses, a tenth of the scan
     share=0.02,  # of the scores, in the tail that is fitted
     num_true=100,  # best of the scan, that TF-IDF is to find

@@ -12,7 +12,7 @@ from configs import ladder_planted
 def with_tokenwise(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """`c`, of any scored workdir or ladder, with the study's section."""
   c.tokenwise = dict(
-    sizes=('d128', 'd192'),  # of the ladder; () is all
+    sizes=('d128', 'd160'),  # of the ladder; () is all
     queries=(  # ids; () is the first num_queries
       'simple-00',
       'office-00',
