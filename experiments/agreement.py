@@ -77,6 +77,12 @@ def interval(
   return [float(statistic(values)), *map(float, found.confidence_interval)]
 
 
+def shown(value: Sequence[float], form: str) -> str:
+  """[value] as '0.93', [value, low, high] as '0.93 (0.90 to 0.95)'."""
+  number, *ends = (format(x, form) for x in value)
+  return f'{number} ({" to ".join(ends)})' if ends else number
+
+
 def _top(scores_KxN, num):
   """Places of the largest, best first; the earlier one of a tie."""
   return np.argsort(-scores_KxN, axis=1, kind='stable')[:, :num]

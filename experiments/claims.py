@@ -16,13 +16,16 @@ A claim is a dict of
 Thresholds are part of the studies' code; the value alone decides.
 """
 
-import json
 import operator
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from rich import box, table
+from rich import table
+
+from experiments import agreement
+from influence_jax import store
+from influence_jax.report import terminal
 
 _RELATIONS = {
   '>': operator.gt, '>=': operator.ge, '<': operator.lt, '<=': operator.le,
@@ -66,11 +69,15 @@ def claim(
 
 
 def gather(workdirs: Iterable[str | os.PathLike]) -> list[dict]:
-  """Claims of all studies' result.json, with command, commit and device."""
+  """Claims of all studies' result.json, with command, commit and device.
+
+  Raises:
+    ValueError: one is damaged.
+  """
   found = {}
   for workdir in workdirs:
     for path in sorted(pathlib.Path(workdir).rglob('result.json')):
-      result = json.loads(path.read_text())
+      result = store.read_json(path)
       source = {key: result.get(key) for key in ('command', 'commit', 'device')}
       for one in result.get('claims', ()):
         found[one['id']] = {**one, **source}
@@ -79,9 +86,9 @@ def gather(workdirs: Iterable[str | os.PathLike]) -> list[dict]:
 
 def render(found: list[dict]) -> table.Table:
   """For the terminal: the last lines of every study."""
-  view = table.Table(
-    'claim', 'statement', 'value (95 %)', 'asked for', 'held', 'paper',
-    box=box.SIMPLE_HEAD, pad_edge=False,
+  view = terminal.table(
+    None, 'claim', 'statement', 'value (95 %)', 'asked for', 'held', 'paper',
+    num_labels=6,
   )  # fmt: skip
   for one in found:
     view.add_row(
@@ -102,17 +109,14 @@ def markdown(found: list[dict]) -> str:
       one['id'], one['figure'], one['statement'], one['paper'], value(one),
       bound(one), held, seeds,
     )  # fmt: skip
-    lines.append('| ' + ' | '.join(cells) + ' |')
+    escaped = (cell.replace('|', r'\|') for cell in cells)
+    lines.append('| ' + ' | '.join(escaped) + ' |')
   return '\n'.join(lines) + '\n'
 
 
 def value(one: dict) -> str:
-  """As '0.93 (0.90-0.95)'."""
-  shown = format(one['value'], one['form'])
-  if one['interval'] is None:
-    return shown
-  low, high = (format(x, one['form']) for x in one['interval'])
-  return f'{shown} ({low} to {high})'
+  """As '0.93 (0.90 to 0.95)'."""
+  return agreement.shown([one['value'], *(one['interval'] or ())], one['form'])
 
 
 def bound(one: dict) -> str:

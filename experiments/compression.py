@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   common,
@@ -46,7 +46,7 @@ from influence_jax import (
 )
 from influence_jax.data import batches as batches_lib
 from influence_jax.data import queries as queries_lib
-from influence_jax.report import figures
+from influence_jax.report import figures, terminal
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -167,7 +167,7 @@ _HEADS = {'covariance_bytes': 'A and S', 'factor_bytes': 'factors'}
 
 def _table(title: str, keys: Sequence[str], rows: list[dict]) -> table.Table:
   names = [_HEADS.get(key, key) for key in keys]
-  view = _view(title, *names, 'Pearson', 'Spearman', 'overlap')
+  view = terminal.table(title, *names, 'Pearson', 'Spearman', 'overlap')
   for row in rows:
     view.add_row(
       *[str(row[key]) for key in keys],
@@ -184,19 +184,12 @@ def _table_two_stage(rows: list[dict]) -> table.Table:
   for row in rows:
     kind = (row['rank'], row['weighted'], row['method'])
     kinds.setdefault(kind, []).append(row['overlap'])
-  view = _view(
+  view = terminal.table(
     'exact top found after re-scoring the first m: mean, least',
     'rank', 'weighted', 'method', *[f'm = {m}' for m in counts],
   )  # fmt: skip
   for kind, overlaps in kinds.items():
     view.add_row(*map(str, kind), *map(_share, overlaps))
-  return view
-
-
-def _view(title, *columns):
-  view = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
-  for column in columns:
-    view.add_column(column, justify='right', no_wrap=True)
   return view
 
 

@@ -69,13 +69,16 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   rungs = ladder.finished(config, workdir, section.sizes)
   sizes = ladder.parameters(config, workdir, rungs)
   made = corpus.load(config.data, workdir)
-  found = scored.load(rungs[0].workdir / config.score.folder, made.sequences)
-  grid = measures.make_grid(found.queries, section)
-  columns = measures.describe(made, found.numbers)
+  first = scored.load(rungs[0].workdir / config.score.folder, made.sequences)
+  grid = measures.make_grid(first.queries, section)
+  columns = measures.describe(made, first.numbers)
   random = measures.random_verses(made, grid, section)
   moved, aucs, shown = [], [], []
   for rung in rungs:
-    found = _load(rung, made, found)
+    found = scored.load(rung.workdir / config.score.folder, made.sequences)
+    pair, theirs = (rungs[0], rung), (first, found)
+    scored.check_alike(pair, 'queries', [x.queries for x in theirs])
+    scored.check_alike(pair, 'sequences', [x.numbers.tolist() for x in theirs])
     scores_KxC = found.scores[0].astype(np.float64)  # for means
     moved.append(measures.transfer(scores_KxC, grid, columns, section))
     aucs.append(_part(folder, rung, found, grid, random))
@@ -193,20 +196,6 @@ def claimed(
           paper='not measured',
         )
       )  # fmt: skip
-  return found
-
-
-def _load(rung, made, before) -> scored.Scored:
-  """Its scores; ValueError if not of the queries and sequences of `before`."""
-  folder = rung.workdir / rung.config.score.folder
-  found = scored.load(folder, made.sequences)
-  same = np.array_equal(found.numbers, before.numbers)
-  if not same or found.queries != before.queries:
-    raise ValueError(
-      f'the scores in {folder} are of {len(found.queries)} queries and '
-      f'{len(found.numbers)} sequences, expected the {len(before.queries)} and '
-      f'{len(before.numbers)} of the rungs before: score all with one config'
-    )
   return found
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colors, figure, ticker
-from rich import box, table
+from rich import table
 
-from influence_jax.report import style
+from experiments import agreement
+from influence_jax.report import style, terminal
 
 _CONTROLS = {  # how their lines look
   'random': ('random sequences, mean', dict(marker='x', color=style.GREY)),
@@ -139,26 +140,30 @@ def draw_retrieval(
 def tables(result: Mapping[str, Any]) -> list[table.Table]:
   """Of rho and of the AUCs, by size."""
   languages = result['languages'][1:]
-  moved = _table(
+  moved = terminal.table(
     f'rho: {result["languages"][0]} top sequences for the same verse in other '
     'languages, means of seeds; controls and the reverse are means of these',
     'size', *languages, 'mean (95 %)', 'random', 'other verse', 'reverse',
+    wrap=True,
   )  # fmt: skip
   for size, row in result['rho'].items():
     means = [np.mean(row[kind][1:]) for kind in ('random', 'other', 'back')]
     moved.add_row(
-      size or '-', *[f'{x:.2f}' for x in row['forth'][1:]], _mean(row['mean']),
-      *[f'{x:.2f}' for x in means],
+      size or '-', *[f'{x:.2f}' for x in row['forth'][1:]],
+      agreement.shown(row['mean'], '.2f'), *[f'{x:.2f}' for x in means],
     )  # fmt: skip
   kinds = (_DIFFERENT, 'one script', 'two scripts', 'same', 'unaligned')
-  found = _table(
+  found = terminal.table(
     'AUC of a verse among random ones of the same language, by the languages '
     'of query and text; unaligned: another verse than the query',
-    'group', 'size', *kinds,
+    'group', 'size', *kinds, wrap=True,
   )  # fmt: skip
   for group, by_size in result['retrieval'].items():
     for size, row in by_size.items():
-      cells = [_mean(row[kind]) if kind in row else '-' for kind in kinds]
+      cells = [
+        agreement.shown(row[kind], '.2f') if kind in row else '-'
+        for kind in kinds
+      ]
       found.add_row(group, size or '-', *cells)
   return [moved, found]
 
@@ -180,18 +185,3 @@ def _shades(panel, x_IxJ: np.ndarray, low: float, high: float):
   image = panel.imshow(x_IxJ, cmap=_SHADES, vmin=low, vmax=high, aspect='auto')
   panel.grid(False)
   return image
-
-
-def _table(title: str, *columns: str) -> table.Table:
-  view = table.Table(
-    title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False
-  )
-  for name in columns:
-    view.add_column(name, justify='right')
-  return view
-
-
-def _mean(value: Sequence[float]) -> str:
-  number, *interval = value
-  ends = ' to '.join(f'{x:.2f}' for x in interval)
-  return f'{number:.2f}' + (f' ({ends})' if ends else '')

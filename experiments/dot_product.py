@@ -39,7 +39,6 @@ from experiments import (
   ladder,
   parts,
   scored,
-  sparsity,
 )
 from influence_jax import store
 from influence_jax.data import candidates
@@ -56,9 +55,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   folder = workdir / 'dot_product'
   rungs = ladder.finished(config, workdir, section.sizes)
   rows = [row for rung in rungs for row in _rows(rung, section, folder)]
-  names = list(sparsity.grouped(rows))
+  names = list(scored.grouped(rows))
   hits = {
-    name: np.array(sparsity.by_query(rows, lambda row, name=name: row[name]))
+    name: np.array(scored.by_query(rows, lambda row, name=name: row[name]))
     for name in (*dot_product_figure.METHODS, dot_product_figure.CHANCE)
   }
   result = {

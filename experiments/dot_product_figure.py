@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import figure
-from rich import box, table
+from rich import table
 
-from experiments import claims
-from influence_jax.report import style
+from experiments import agreement
+from influence_jax.report import style, terminal
 
 METHODS = {
   'ekfac': 'EK-FAC',
@@ -65,18 +65,15 @@ def tabulate(found: Mapping[str, dict], num: int, num_top: int) -> table.Table:
     found: {method: its summary}, as experiments.dot_product makes it.
     num: of queries.
   """
-  view = table.Table(
-    title=f'keyword hits in the top {num_top}: mean of {num} queries; ratios '
+  view = terminal.table(
+    f'keyword hits in the top {num_top}: mean of {num} queries; ratios '
     'of sums (95 %);\nqueries with more hits than by dot product',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    'by', 'hits', '/ chance', '/ dot product', 'more',
   )  # fmt: skip
-  view.add_column('by')
-  for name in ('hits', '/ chance', '/ dot product', 'more'):
-    view.add_column(name, justify='right', no_wrap=True)
   for name, one in found.items():
     cells = [
-      claims.value({'value': x[0], 'interval': x[1:] or None, 'form': '.1f'})
-      for x in (one['hits'], one['to_chance'], one['to_dot_product'])
+      agreement.shown(one[key], '.1f')
+      for key in ('hits', 'to_chance', 'to_dot_product')
     ]
     view.add_row(METHODS[name], *cells, str(one['more_than_dot_product']))
   return view

@@ -22,12 +22,12 @@ from matplotlib import figure
 from ml_collections import ConfigDict
 from rich import table
 
-from experiments import common, scored
+from experiments import agreement, common, scored
 from influence_jax import store
 from influence_jax.data import candidates
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
-from influence_jax.report import figures, style
+from influence_jax.report import figures, style, terminal
 
 _LABELS = {'tf_idf': 'TF-IDF', 'bm25': 'BM25', 'random': 'random order'}
 
@@ -131,15 +131,13 @@ def _summary(x: np.ndarray) -> dict:
 
 
 def _table(missed: dict, num_true: int) -> table.Table:
-  columns = next(iter(missed.values()))
-  view = table.Table(
-    'filter',
-    *[f'{m} kept' for m in columns],
-    title=f'of the true top {num_true}, missed: mean (quartiles)',
-  )
+  view = terminal.table(
+    f'of the true top {num_true}, missed: mean (quartiles)',
+    'filter', *[f'{m} kept' for m in next(iter(missed.values()))], wrap=True,
+  )  # fmt: skip
   for name, row in missed.items():
     cells = [
-      f'{x["mean"]:.0%} ({x["quartiles"][0]:.0%}-{x["quartiles"][2]:.0%})'
+      agreement.shown((x['mean'], *x['quartiles'][::2]), '.0%')
       for x in row.values()
     ]
     view.add_row(_LABELS.get(name, name), *cells)

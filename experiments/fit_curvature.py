@@ -17,7 +17,7 @@ import jax
 import rich
 from absl import logging
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import common, compared, trained
 from influence_jax import (
@@ -30,6 +30,7 @@ from influence_jax import (
   types,
 )
 from influence_jax.data import batches as batches_lib
+from influence_jax.report import terminal
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -134,16 +135,9 @@ def restore(
 
 
 def _health_table(records: list[dict]) -> table.Table:
-  view = table.Table(
-    title='factor health', title_justify='left', box=box.SIMPLE_HEAD,
-    pad_edge=False,
-  )  # fmt: skip
   short = {'condition': 'cond.', 'effective_rank': 'rank', 'kfac_gap': 'gap'}
-  for key in records[0]:
-    if key == 'layer':  # a long name is folded, a number never cut
-      view.add_column(key, overflow='fold')
-    else:
-      view.add_column(short.get(key, key), justify='right', no_wrap=True)
+  names = [short.get(key, key) for key in records[0]]
+  view = terminal.table('factor health', *names)
   for record in records:
     view.add_row(
       *[x if isinstance(x, str) else f'{x:.2g}' for x in record.values()]

@@ -29,7 +29,7 @@ import pathlib
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -42,7 +42,7 @@ from experiments import (
 )
 from influence_jax import store
 from influence_jax.data import queries as queries_lib
-from influence_jax.report import figures
+from influence_jax.report import figures, terminal
 
 LARGEST_P = 0.05  # E12
 LARGEST_RATIO = 2.5  # E14
@@ -150,7 +150,7 @@ def _by_class(classes, values: dict[str, np.ndarray]) -> dict:
 
 
 def _tables(result) -> list[table.Table]:
-  by_rung = _table(
+  by_rung = terminal.table(
     'mean score by block, first to last (nats)',
     'rung', 'blocks', 'largest / mean',
   )  # fmt: skip
@@ -165,23 +165,12 @@ def _tables(result) -> list[table.Table]:
   title = 'centre of mass: 0 first block, 1 last (95 %)'
   if orders:
     title += '; tokens shared with the query in the order by a third, the whole'
-  by_class = _table(title, 'class', 'queries', 'centre', *orders)
+  by_class = terminal.table(title, 'class', 'queries', 'centre', *orders)
   for name, row in result['classes'].items():
-    number, *interval = (f'{x:.3f}' for x in row['centre'])
-    ends = f' ({" to ".join(interval)})' if interval else ''
+    centre = agreement.shown(row['centre'], '.3f')
     means = [f'{row[order][0]:.3f}' for order in orders]
-    by_class.add_row(name, str(row['queries']), number + ends, *means)
+    by_class.add_row(name, str(row['queries']), centre, *means)
   return [by_rung, by_class]
-
-
-def _table(title: str, first: str, *names: str) -> table.Table:
-  view = table.Table(
-    title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False
-  )
-  view.add_column(first, overflow='fold')
-  for name in names:
-    view.add_column(name, justify='right', no_wrap=True)
-  return view
 
 
 if __name__ == '__main__':

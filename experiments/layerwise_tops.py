@@ -33,12 +33,7 @@ def read(rungs: list[ladder.Rung], section: ConfigDict) -> list[Tops]:
     ValueError: there are no scores, none by layer, or of different queries.
   """
   found = [_read(rung, section) for rung in rungs]
-  for one in found:
-    if one.queries != found[0].queries:
-      raise ValueError(
-        f'the scores of {one.rung.name} are of other queries than those of '
-        f'{found[0].rung.name}: expected the same; score the former again'
-      )
+  scored.check_alike(rungs, 'queries', [one.queries for one in found])
   has_K = np.all([[len(x) > 0 for x in one.scores] for one in found], axis=0)
   kept = np.flatnonzero(has_K).tolist()
   without = [

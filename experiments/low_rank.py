@@ -31,7 +31,7 @@ import numpy as np
 import rich
 from matplotlib import figure
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -44,7 +44,7 @@ from experiments import (
   parts,
 )
 from influence_jax import store
-from influence_jax.report import figures, style
+from influence_jax.report import figures, style, terminal
 
 RANK = 32
 _MEDIAN, _LEAST = ('>=', 0.99), ('>=', 0.95)  # E5
@@ -193,15 +193,12 @@ def _table(
   ranks: Sequence[int], pearson: Mapping[str, np.ndarray]
 ) -> table.Table:
   num_models, num_queries, _ = pearson['plain'].shape
-  view = table.Table(
-    title=f'Pearson with full rank: median of {num_queries} queries, least of '
+  heads = [head for name in pearson for head in (name, 'least')]
+  view = terminal.table(
+    f'Pearson with full rank: median of {num_queries} queries, least of '
     f'these and {num_models} models',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    'rank', *heads,
   )  # fmt: skip
-  view.add_column('rank', justify='right')
-  for name in pearson:
-    view.add_column(name, justify='right')
-    view.add_column('least', justify='right')
   for x, rank in enumerate(ranks):
     cells = [
       f'{value:.4f}'

@@ -64,12 +64,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   rungs = ladder.finished(config, workdir, section.sizes)
   found = [_measure(rung, truth, section.methods) for rung in rungs]
   asked, rows = found[0][0], [row for _, row in found]
-  for rung, (theirs, _) in zip(rungs, found, strict=True):
-    if theirs != asked:
-      raise ValueError(
-        f'the queries of {rung.name} are not those of {rungs[0].name}: score '
-        'both again with one file of queries'
-      )
+  theirs = [[*zip(*x, strict=True)] for x, _ in found]
+  scored.check_alike(rungs, 'passages', theirs)
   result = {
     **common.provenance('experiments.memorization', config),
     'passages': asked._asdict(),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from matplotlib import figure, lines, ticker
-from rich import box, table
+from rich import table
 
-from influence_jax.report import style
+from influence_jax.report import style, terminal
 
 _LABELS = {
   'ekfac': 'EK-FAC',
@@ -143,12 +143,7 @@ def _marker(n: int) -> dict:
 
 def _table(title: str, columns: dict[str, dict], form: str) -> table.Table:
   """A row a number of copies."""
-  view = table.Table(
-    'copies', title=title, title_justify='left', box=box.SIMPLE_HEAD,
-    pad_edge=False,
-  )  # fmt: skip
-  for name in columns:
-    view.add_column(name, justify='right')
+  view = terminal.table(title, 'copies', *columns, wrap=True)
   for k in next(iter(columns.values())):
     cells = [found[k] for found in columns.values()]
     view.add_row(

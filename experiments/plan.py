@@ -22,7 +22,7 @@ import jax
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import common, solve, workload
 from influence_jax import (
@@ -39,6 +39,7 @@ from influence_jax import (
   training,
   types,
 )
+from influence_jax.report import terminal
 
 STAGES = ('train', 'fit', 'score')
 _ADVICE = {
@@ -261,10 +262,9 @@ def render(found: list[planner.Cost], baseline: int) -> table.Table:
     f'predicted: {size(planner.peak(found, baseline))} at the peak of the '
     f'process, {size(baseline)} now; {sum(x.seconds for x in found):.0f} s'
   )
-  view = table.Table(title=title, title_justify='left', box=box.SIMPLE_HEAD)
-  for column in ('stage', 'GFLOP', 'device', 'host', 'disk', 'seconds'):
-    justify = 'left' if column == 'stage' else 'right'
-    view.add_column(column, justify=justify, no_wrap=True)
+  view = terminal.table(
+    title, 'stage', 'GFLOP', 'device', 'host', 'disk', 'seconds'
+  )
   for cost in found:
     view.add_row(
       cost.stage,

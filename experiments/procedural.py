@@ -55,7 +55,6 @@ from ml_collections import ConfigDict
 from experiments import claims, common, ladder, procedural_figure, scored
 from experiments import procedural_measures as measures
 from influence_jax import store
-from influence_jax.data import queries as queries_lib
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.report import figures
 
@@ -68,7 +67,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   folder, truth = workdir / 'procedural', _truth(workdir)
   rungs = ladder.finished(config, workdir, section.sizes)
   opened = [_open(rung) for rung in rungs]
-  queries = _same(rungs, [found.queries for found, *_ in opened])
+  queries = opened[0][0].queries
+  scored.check_alike(rungs, 'queries', [found.queries for found, *_ in opened])
   classes, pairs_KxK = measures.classify(queries), measures.distinct(queries)
   measured = [measures.measure(*one, truth, section.num_top) for one in opened]
   mean = measures.Measured(
@@ -177,17 +177,6 @@ def _open(rung) -> tuple[scored.Scored, np.ndarray, np.ndarray]:
     ]
   documents_C = sequences.records['document'][found.numbers]
   return found, documents_C, np.array(loss_K)
-
-
-def _same(rungs, queries) -> list[queries_lib.Query]:
-  """Those of all rungs; ValueError if some rung has others."""
-  for rung, theirs in zip(rungs, queries, strict=True):
-    if theirs != queries[0]:
-      raise ValueError(
-        f'the scores of {rung.name} are of other queries than those of '
-        f'{rungs[0].name}, expected the same; score again with one file'
-      )
-  return queries[0]
 
 
 def _describe(mean, queries, classes) -> dict:

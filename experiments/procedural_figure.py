@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colors, figure
-from rich import box, table
+from rich import table
 
 from experiments import procedural_measures as measures
-from influence_jax.report import style
+from influence_jax.report import style, terminal
 
 _FILLS = {  # dark enough apart in grey, and no two neighbours of one texture
   'lead': ('#ffffff', ''), 'memorised': ('#cfcfcf', ''),
@@ -94,16 +94,16 @@ def kinds(
 def tables(result: dict, num_top: int) -> list[table.Table]:
   """Means over the models, a row a class; loss and Pearson, a row a model."""
   classes = result['mean']
-  view = _view(
+  view = terminal.table(
     'means over the models and over pairs within a class;\n'
     f'answer in the top {num_top}: recall of facts, excess of procedures',
     'queries', 'number', 'loss (nats)', 'Pearson', 'Spearman', 'answer',
   )  # fmt: skip
-  shares = _view(
+  shares = terminal.table(
     f'of the top {num_top} documents (%)', 'queries', *measures.KINDS
   )
-  within = _view('Pearson within the class', 'model', *classes)
-  losses = _view(
+  within = terminal.table('Pearson within the class', 'model', *classes)
+  losses = terminal.table(
     'loss of the completion (nats); ln 5 is a guess', 'model', *classes
   )
   for name, one in classes.items():
@@ -119,15 +119,6 @@ def tables(result: dict, num_top: int) -> list[table.Table]:
   guesses = [_cell(one['guess']) for one in classes.values()]
   losses.add_row('ln 5', *guesses)
   return [view, shares, losses, within]
-
-
-def _view(title: str, *columns: str) -> table.Table:
-  view = table.Table(
-    title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False
-  )
-  for n, column in enumerate(columns):
-    view.add_column(column, justify='right' if n else 'left')
-  return view
 
 
 def _cell(x: float | None) -> str:

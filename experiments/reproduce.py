@@ -25,9 +25,10 @@ import time
 
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import common, ladder, plan
+from influence_jax.report import terminal
 
 Command = tuple[str, ...]  # a module of experiments and its flags
 
@@ -156,12 +157,8 @@ def _table(rows: list[dict]) -> table.Table:
   title = f'left to do: {sum(known) / 3600:.1f} h'
   if unknown:
     title += f', and studies that nobody has timed: {unknown}'
-  view = table.Table(
-    title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False
-  )
-  view.add_column('models, then studies')
-  for name in (*(f'to {stage}' for stage in plan.STAGES), 'hours'):
-    view.add_column(name, justify='right')
+  names = [f'to {stage}' for stage in plan.STAGES]
+  view = terminal.table(title, 'models, then studies', *names, 'hours')
   for row in rows:
     seconds = row['seconds']
     view.add_row(

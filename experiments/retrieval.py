@@ -31,6 +31,7 @@ from experiments import (
 )
 from influence_jax import curvature, score_store, store
 from influence_jax.data import queries as queries_lib
+from influence_jax.report import terminal
 
 _TOP = (1, 5, 10)
 
@@ -155,12 +156,10 @@ def _found(rank_K: np.ndarray) -> dict:
 
 
 def _table(found: dict) -> table.Table:
-  view = table.Table('method', *[f'top {n}' for n in _TOP], 'median rank')
+  tops = [f'top {n}' for n in _TOP]
+  view = terminal.table(None, 'method', *tops, 'median rank', wrap=True)
   for name, row in found.items():
-    shares = [
-      f'{share:.0%} ({low:.0%}-{high:.0%})'
-      for share, low, high in (row[f'top {n}'] for n in _TOP)
-    ]
+    shares = [agreement.shown(row[top], '.0%') for top in tops]
     view.add_row(name, *shares, f'{row["median rank"]:g}')
   return view
 

@@ -26,7 +26,7 @@ import numpy as np
 import rich
 from matplotlib import figure, lines
 from ml_collections import ConfigDict
-from rich import box, markup, table
+from rich import markup, table
 
 from experiments import (
   agreement,
@@ -40,7 +40,7 @@ from influence_jax import store
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
-from influence_jax.report import figures, style
+from influence_jax.report import figures, style, terminal
 
 NOTE = (
   'A demonstration of the method: models of this size are no assistants, and '
@@ -54,12 +54,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
   workdir, section = pathlib.Path(workdir), config.role_play
   rungs = ladder.finished(config, workdir, ladder.largest(config))
   found = [_measure(rung, section) for rung in rungs]
-  for rung, rows in zip(rungs, found, strict=True):
-    if [row['query'] for row in rows] != [row['query'] for row in found[0]]:
-      raise ValueError(
-        f'the queries of {rung.name} are not those of {rungs[0].name}: score '
-        'both again with one file of queries'
-      )
+  asked = [[row['query'] for row in rows] for rows in found]
+  scored.check_alike(rungs, 'queries', asked)
   rows = _mean(found)
   result = {
     **common.provenance('experiments.role_play', config),
@@ -204,10 +200,9 @@ def _legend() -> tuple[list, list[str]]:
 
 def _tops_table(row: dict) -> table.Table:
   prompt = ' '.join(f'{row["prompt"]}{row["completion"]}'.split())
-  view = table.Table(
-    'score', 'overlap', 'from', 'text', title=markup.escape(prompt),
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
-  )  # fmt: skip
+  view = terminal.table(
+    markup.escape(prompt), 'score', 'overlap', 'from', 'text', num_labels=4
+  )
   for top in row['tops']:
     view.add_row(
       f'{top["score"]:.3g}', f'{top["overlap"]:.2f}',
@@ -218,17 +213,14 @@ def _tops_table(row: dict) -> table.Table:
 
 
 def _class_table(classes: dict[str, dict]) -> table.Table:
-  view = table.Table(
-    'class', title='overlap of tokens with the query: mean over queries (95 %)',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+  view = terminal.table(
+    'overlap of tokens with the query: mean over queries (95 %)',
+    'class', 'queries', 'top sequences', 'all scanned',
   )  # fmt: skip
-  for name in ('queries', 'top sequences', 'all scanned'):
-    view.add_column(name, justify='right')
   for name, found in classes.items():
-    cells = []
-    for mean, *ends in (found['overlap'], found['scanned']):
-      shown = ' to '.join(f'{x:.3f}' for x in ends)
-      cells.append(f'{mean:.3f} ({shown})' if ends else f'{mean:.3f}')
+    cells = [
+      agreement.shown(found[key], '.3f') for key in ('overlap', 'scanned')
+    ]
     view.add_row(markup.escape(name), str(found['queries']), *cells)
   return view
 

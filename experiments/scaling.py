@@ -35,7 +35,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -49,7 +49,7 @@ from experiments import (
   scaling_tops,
 )
 from influence_jax import store
-from influence_jax.report import figures
+from influence_jax.report import figures, terminal
 
 _LEAST_SHARE = 2 / 3  # of the queries
 _LEAST_RATIO = 1
@@ -162,16 +162,13 @@ def _listed(measures: Mapping[str, np.ndarray]) -> dict[str, list]:
 
 def _table(result: dict) -> table.Table:
   sizes = result['sizes']
-  view = table.Table(
-    title=f'top sequences of {len(result["queries"])} queries among '
+  names = [row['size'] or 'this model' for row in sizes]
+  view = terminal.table(
+    f'top sequences of {len(result["queries"])} queries among '
     f'{result["scanned"]:,}; slope (95 %) a tenfold of parameters, of log10 of '
     'scores',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    '', *names, 'random', 'slope', 'falls', 'rises', wrap=True,
   )  # fmt: skip
-  view.add_column('', no_wrap=True)
-  names = [row['size'] or 'this model' for row in sizes]
-  for name in (*names, 'random', 'slope', 'falls', 'rises'):
-    view.add_column(name, justify='right')
   for name, label in _NAMES.items():
     random = [x for x in result['random'].get(name, ()) if x is not None]
     centres = [row[name] for row in sizes] + [random and [np.mean(random)]]
@@ -184,9 +181,8 @@ def _table(result: dict) -> table.Table:
 def _slope_cells(slope: Mapping[str, list[float] | None]) -> list[str]:
   if not slope.get('mean'):
     return ['-'] * 3
-  number, *interval = (f'{x:+.3f}' for x in slope['mean'])
-  number += f' ({" to ".join(interval)})' if interval else ''
-  return [number, *(f'{slope[x][0]:.0%}' for x in ('falling', 'rising'))]
+  shares = [f'{slope[x][0]:.0%}' for x in ('falling', 'rising')]
+  return [agreement.shown(slope['mean'], '+.3f'), *shares]
 
 
 if __name__ == '__main__':

@@ -64,7 +64,8 @@ def measure(
   """
   section = config.scaling
   tops = [top(rung, made, section.num_top) for rung in rungs]
-  _check_alike(tops)
+  scored.check_alike(rungs, 'queries', [one.queries for one in tops])
+  scored.check_alike(rungs, 'sequences', [one.scanned.tolist() for one in tops])
   queries, scanned = tops[0].queries, tops[0].scanned
   all_KxC = _of_scanned(made, queries, scanned, folder)
   similarity_fn = functools.partial(
@@ -173,19 +174,3 @@ def _draw(scanned, num_queries, num, seed) -> np.ndarray:
   rng = np.random.default_rng(seed)
   drawn = rng.choice(scanned, min(num, len(scanned)), replace=False)
   return np.tile(np.sort(drawn), (num_queries, 1))
-
-
-def _check_alike(tops: Sequence[Top]) -> None:
-  first = tops[0]
-  for one in tops[1:]:
-    alike = {
-      'queries': one.queries == first.queries,
-      'sequences': np.array_equal(one.scanned, first.scanned),
-    }
-    if different := [name for name, same in alike.items() if not same]:
-      raise ValueError(
-        f'the scores of {one.rung.name} are of other {" and ".join(different)} '
-        f'than those of {first.rung.name}: {len(one.queries)} x '
-        f'{len(one.scanned)} and {len(first.queries)} x {len(first.scanned)}, '
-        'expected the same; score both with the same config.score'
-      )

@@ -1,6 +1,9 @@
 """Finished scores of a workdir: whose they are and what they are of."""
 
+import collections
 import pathlib
+import statistics
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +89,45 @@ def of_rung(
     'scores': store.fingerprint(found.scores[0]),
   }
   return sequences, found, origin
+
+
+def check_alike(
+  rungs: Sequence[ladder.Rung], what: str, theirs: Sequence[Sequence]
+) -> None:
+  """ValueError if the scores of a rung are not of the same as the first's.
+
+  Args:
+    what: in words, as 'queries'.
+    theirs: of each rung, lists that == compares.
+  """
+  first = theirs[0]
+  for rung, own in zip(rungs, theirs, strict=True):
+    if own != first:
+      raise ValueError(
+        f'the scores of {rung.name} are of other {what} than those of '
+        f'{rungs[0].name}: {len(own)} and {len(first)}, expected the same; '
+        'score both again with one config.score'
+      )
+
+
+def by_query(rows: Sequence[dict], fn: Callable[[dict], float]) -> list[float]:
+  """Of each query, the mean of fn(row) over its rows, one a model."""
+  return [statistics.fmean(map(fn, found)) for found in grouped(rows).values()]
+
+
+def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
+  """{query: its rows}; ValueError if a query is not in every model's scores."""
+  groups = collections.defaultdict(list)
+  for row in rows:
+    groups[row['query']].append(row)
+  num = max(map(len, groups.values()))
+  if few := [name for name, found in groups.items() if len(found) < num]:
+    raise ValueError(
+      f'{len(few)} queries, the first {few[0]!r}, have scores in '
+      f'{len(groups[few[0]])} models, expected {num}: the same queries in all; '
+      'score again with one file of queries'
+    )
+  return dict(groups)
 
 
 def filtered_order(

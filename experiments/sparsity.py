@@ -24,16 +24,15 @@ that is done.
 Sections read: score, sparsity, ladder.
 """
 
-import collections
 import os
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -46,7 +45,7 @@ from experiments import (
 )
 from influence_jax import store, tails
 from influence_jax.data import batches as batches_lib
-from influence_jax.report import curves, figures
+from influence_jax.report import curves, figures, terminal
 
 _TOP = 0.01  # of the sequences, whose share of influence is claimed
 _LEAST_P = 0.1
@@ -76,7 +75,7 @@ def claimed(rows: Sequence[dict], rungs: Sequence[ladder.Rung]) -> list[dict]:
   """E7 and E8 of rows with `query`, `p`, `best` and `held`, one a model."""
 
   def claim(name, place, statement, test, threshold, paper) -> dict:
-    value = agreement.interval(by_query(rows, test))
+    value = agreement.interval(scored.by_query(rows, test))
     return claims.claim(
       name, place, f'{statement}: share of queries', value, threshold,
       paper=paper, rungs=rungs, form='.0%',
@@ -96,26 +95,6 @@ def claimed(rows: Sequence[dict], rungs: Sequence[ladder.Rung]) -> list[dict]:
       lambda row: row['held'] > _NULL, ('>=', 0.8), 'all: they hold 12-52 %',
     ),
   ]  # fmt: skip
-
-
-def by_query(rows: Sequence[dict], fn: Callable[[dict], float]) -> list[float]:
-  """Of each query, the mean of fn(row) over its rows, one a model."""
-  return [statistics.fmean(map(fn, found)) for found in grouped(rows).values()]
-
-
-def grouped(rows: Sequence[dict]) -> dict[str, list[dict]]:
-  """{query: its rows}; ValueError if a query is not in every model's scores."""
-  groups = collections.defaultdict(list)
-  for row in rows:
-    groups[row['query']].append(row)
-  num = max(map(len, groups.values()))
-  if few := [name for name, found in groups.items() if len(found) < num]:
-    raise ValueError(
-      f'{len(few)} queries, the first {few[0]!r}, have scores in '
-      f'{len(groups[few[0]])} models, expected {num}: the same queries in all; '
-      'score again with one file of queries'
-    )
-  return dict(groups)
 
 
 def _rows(rung, section, folder) -> list[dict]:
@@ -187,17 +166,13 @@ def _write_figures(rung, section, folder) -> None:
 
 
 def _table(rows, num_models) -> table.Table:
-  view = table.Table(
-    title=f'tails of {rows[0]["num"]} scores, models: {num_models}; medians, '
+  view = terminal.table(
+    f'tails of {rows[0]["num"]} scores, models: {num_models}; medians, '
     'and in how many models; AIC behind the best family',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    'query', 'x min', 'alpha', 'p', f'p > {_LEAST_P:g}', 'power law', 'behind',
+    'top 1 %',
   )  # fmt: skip
-  view.add_column('query', overflow='fold')
-  for name in (
-    'x min', 'alpha', 'p', f'p > {_LEAST_P:g}', 'power law', 'behind', 'top 1 %'
-  ):  # fmt: skip
-    view.add_column(name, justify='right', no_wrap=True)
-  for name, found in grouped(rows).items():
+  for name, found in scored.grouped(rows).items():
     x_min, alpha, p, behind, held = (
       statistics.median(row[key] for row in found)
       for key in ('x_min', 'alpha', 'p', 'aic_behind', 'held')

@@ -28,7 +28,7 @@ import numpy as np
 import rich
 from matplotlib import figure
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -39,7 +39,7 @@ from experiments import (
   ladder,
 )
 from influence_jax import store
-from influence_jax.report import figures, style
+from influence_jax.report import figures, style, terminal
 
 BLOCKS = 2
 _THRESHOLD = ('>=', 0.9)  # E6
@@ -145,13 +145,11 @@ def _table(
   blocks: Sequence[int], r_RxKxX: np.ndarray, saved: Mapping
 ) -> table.Table:
   num_models, num_queries, _ = r_RxKxX.shape
-  view = table.Table(
-    title=f'Pearson with one block, {num_queries} queries and {num_models} '
-    'models; bytes saved',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+  view = terminal.table(
+    f'Pearson with one block, {num_queries} queries and {num_models} models; '
+    'bytes saved',
+    'blocks a side', 'mean', 'least', *_BYTES.values(),
   )  # fmt: skip
-  for name in ('blocks a side', 'mean', 'least', *_BYTES.values()):
-    view.add_column(name, justify='right')
   for x, num in enumerate(blocks):
     r_RxK = r_RxKxX[..., x]
     percents = [f'{100 * share_X[x]:.0f} %' for share_X in saved.values()]

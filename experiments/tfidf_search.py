@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   agreement,
@@ -44,12 +44,11 @@ from experiments import (
   ladder,
   parts,
   scored,
-  sparsity,
   tfidf_search_figure,
 )
 from influence_jax import store, tails
 from influence_jax.data import candidates
-from influence_jax.report import figures
+from influence_jax.report import figures, terminal
 
 _NUM = 10  # the best of TF-IDF's that are to be matched
 _MISSING = ('>', 0.1)
@@ -99,9 +98,7 @@ def claimed(
   rows: Sequence[dict], rungs: Sequence[ladder.Rung], section: ConfigDict
 ) -> list[dict]:
   """E18 of rows with `query` and `missing`, one a model."""
-  value = agreement.interval(
-    sparsity.by_query(rows, lambda row: row['missing'])
-  )
+  value = agreement.interval(scored.by_query(rows, lambda row: row['missing']))
   return [
     claims.claim(
       'E18', 'Sec. 5.2.2',
@@ -207,7 +204,7 @@ def _recall(rows) -> np.ndarray:
   return np.array(
     [
       np.mean([row['recall'] for row in found], axis=0)
-      for found in sparsity.grouped(rows).values()
+      for found in scored.grouped(rows).values()
     ]
   )
 
@@ -217,22 +214,17 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 
 def _table(found: Mapping[str, dict]) -> table.Table:
-  view = table.Table(
-    title=f'unfiltered sequences that match {_NUM} by TF-IDF: medians;\n'
+  view = terminal.table(
+    f'unfiltered sequences that match {_NUM} by TF-IDF: medians;\n'
     'quartiles of the ratio; how many of TF-IDF are below the tail',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+    'model', 'searches', 'below', 'by fit', 'by scan', 'fit / scan', 'missed',
   )  # fmt: skip
-  view.add_column('model', overflow='fold')
-  for name in (
-    'searches', 'below', 'by fit', 'by scan', 'fit / scan', 'missed'
-  ):  # fmt: skip
-    view.add_column(name, justify='right', no_wrap=True)
   for name, one in found.items():
     low, median, high = one['ratio'] or [float('nan')] * 3
     view.add_row(
       name, str(one['num']), str(one['below_tail']),
       f'{one["fit"][1]:,.0f}', f'{one["scan"][1]:,.0f}',
-      f'{median:.2f} ({low:.2f}-{high:.2f})', f'{one["missing"]:.0%}',
+      agreement.shown((median, low, high), '.2f'), f'{one["missing"]:.0%}',
     )  # fmt: skip
   return view
 

@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import box, markup, table
+from rich import markup, table
 
 from experiments import (
   agreement,
@@ -44,7 +44,7 @@ from experiments import (
   tokenwise_parts,
 )
 from influence_jax import store
-from influence_jax.report import figures, records
+from influence_jax.report import figures, records, terminal
 
 LARGEST_ERROR = 1e-2  # U10
 _ALL = 'all queries'
@@ -172,7 +172,7 @@ def _num_layers(sequences: list[dict]) -> int:
 
 def _tables(result) -> Iterator[table.Table]:
   for rung in dict.fromkeys(one['rung'] for one in result['sequences']):
-    view = _table(
+    view = terminal.table(
       f'{rung}: token of the largest influence; error of the output tokens\' '
       'sum, of the best differences',
       'query', 'score', *tokenwise_figure.KINDS, 'sum', 'differences',
@@ -186,24 +186,14 @@ def _tables(result) -> Iterator[table.Table]:
           f'{one["sum_error"]:.0e}', f'{one["best_error"]:.0e}',
         )  # fmt: skip
     yield view
-  view = _table(
+  view = terminal.table(
     'top sequences that are spurious by their token scores',
     'class', 'queries', 'share (95 %)',
   )  # fmt: skip
   for name, row in result['spurious'].items():
-    mean, *ends = (f'{x:.1%}' for x in row['share'])
-    interval = f' ({" to ".join(ends)})' if ends else ''
-    view.add_row(name, str(row['queries']), mean + interval)
+    share = agreement.shown(row['share'], '.1%')
+    view.add_row(name, str(row['queries']), share)
   yield view
-
-
-def _table(title: str, *names: str) -> table.Table:
-  view = table.Table(
-    title=title, title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False
-  )
-  for i, name in enumerate(names):
-    view.add_column(name, overflow='fold', no_wrap=i > 0)
-  return view
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ import rich
 from absl import logging
 from matplotlib import figure
 from ml_collections import ConfigDict
-from rich import box, table
+from rich import table
 
 from experiments import (
   common,
@@ -35,7 +35,7 @@ from experiments import (
   trained,
 )
 from influence_jax import store
-from influence_jax.report import figures, style
+from influence_jax.report import figures, style, terminal
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -140,20 +140,10 @@ def _losses(workdir: pathlib.Path) -> np.ndarray:
 
 
 def _table(rows: list[dict]) -> table.Table:
-  view = table.Table(
-    title='loss in nats per token: last 50 steps, held-out text',
-    title_justify='left', box=box.SIMPLE_HEAD, pad_edge=False,
+  view = terminal.table(
+    'loss in nats per token: last 50 steps, held-out text',
+    'rung', 'parameters', 'steps', 'tokens', 'train', 'held out', 's',
   )  # fmt: skip
-  for name in (
-    'rung',
-    'parameters',
-    'steps',
-    'tokens',
-    'train',
-    'held out',
-    's',
-  ):
-    view.add_column(name, justify='left' if name == 'rung' else 'right')
   for row in rows:
     apart = '-' if row['held_out'] is None else f'{row["held_out"]:.3f}'
     view.add_row(

@@ -8,10 +8,10 @@ import jax
 import numpy as np
 import rich
 from ml_collections import ConfigDict
-from rich import table
 
 from experiments import common, corpus
 from influence_jax import losses, models, store, taps, types
+from influence_jax.report import terminal
 
 
 class Trained(NamedTuple):
@@ -67,9 +67,9 @@ def with_dtype(
 
 def print_layers(found: taps.Found, curvature: types.Curvature) -> None:
   """Layers, their shapes and bytes of factors; and dense layers left out."""
-  view = table.Table(title='tapped layers', title_justify='left')
-  for column in ('path', 'stack', 'I x O', 'bias', 'factors, MiB'):
-    view.add_column(column, justify='left' if column == 'path' else 'right')
+  view = terminal.table(
+    'tapped layers', 'path', 'stack', 'I x O', 'bias', 'factors, MiB'
+  )
   for path, layer in found.layers.items():
     sums = jax.eval_shape(
       lambda path=path, layer=layer: [

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import figure
-from rich import box, table
+from rich import table
 
-from experiments import word_order_offices, word_order_texts
-from influence_jax.report import style
+from experiments import agreement, word_order_offices, word_order_texts
+from influence_jax.report import style, terminal
 
 _TITLES = {
   **{k: f'{k}  {v}' for k, v in word_order_texts.PARTITIONS.items()},
@@ -123,23 +123,19 @@ def ratios(found: Mapping[str, Mapping]) -> figure.Figure:
 
 def ratio_table(found: Mapping[str, Mapping]) -> table.Table:
   """A row a group and ratio, a column a size."""
-  view = table.Table(
-    'names', 'ratio of mean scores (95 %)', *next(iter(found.values())),
-    box=box.SIMPLE_HEAD, pad_edge=False,
+  view = terminal.table(
+    None, 'names', 'ratio of mean scores (95 %)', *next(iter(found.values())),
+    num_labels=2, wrap=True,
   )  # fmt: skip
   for group, sizes in found.items():
     for name in _names(sizes):
-      view.add_row(group, name, *[_cell(one[name]) for one in sizes.values()])
+      cells = [agreement.shown(one[name], '.2f') for one in sizes.values()]
+      view.add_row(group, name, *cells)
   return view
 
 
 def _names(sizes: Mapping) -> list[str]:
   return list(next(iter(sizes.values())))
-
-
-def _cell(value: Sequence[float]) -> str:
-  middle, *ends = [f'{x:.2f}' for x in value]
-  return f'{middle} ({" to ".join(ends)})' if ends else middle
 
 
 def _line(panel, n: int, name: str, values: Sequence[Sequence[float]]) -> None:

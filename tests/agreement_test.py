@@ -16,6 +16,16 @@ class ShareTest(absltest.TestCase):
     np.testing.assert_allclose(found, [share, middle - half, middle + half])
 
 
+class ShownTest(absltest.TestCase):
+  def test_an_interval_is_in_brackets_and_none_has_none(self):
+    for value, form, wanted in (
+      ([0.934, 0.9, 0.951], '.0%', '93% (90% to 95%)'),
+      ((-1, -2, 0.5), '+.1f', '-1.0 (-2.0 to +0.5)'),
+      ([1.5], '.2f', '1.50'),
+    ):
+      self.assertEqual(agreement.shown(value, form), wanted)
+
+
 class IntervalTest(absltest.TestCase):
   def test_of_a_mean_it_is_as_wide_as_the_normal_one(self):
     x = np.random.default_rng(0).normal(3, 2, 400)

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import tempfile
 
 from absl.testing import absltest, parameterized
@@ -54,6 +55,19 @@ class ClaimsTest(parameterized.TestCase):
     self.assertLen({line.count('|') for line in lines}, 1)
     self.assertIn('| yes |', lines[2])
     self.assertIn('| **no** |', lines[3])
+
+  def test_a_bar_in_a_cell_is_no_new_cell_of_the_markdown(self):
+    bad = {**_claim(), 'statement': 'overlap |Q and D|'}
+    lines = claims.markdown([bad]).splitlines()
+    cells = re.split(r'(?<!\\)\|', lines[2])
+    self.assertLen(cells, lines[0].count('|') + 1)
+    self.assertEqual(cells[3], r' overlap \|Q and D\| ')
+
+  def test_a_damaged_result_is_named(self):
+    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    (root / 'result.json').write_text('{"claims": [')
+    with self.assertRaisesRegex(ValueError, f'{root}/result.json is .*damaged'):
+      claims.gather([root])
 
   def test_claims_of_all_studies_are_gathered_in_the_order_of_their_numbers(
     self,

@@ -116,6 +116,12 @@ class LoadTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r"\['bible'\].*'austen'"):
       self.load(parts=['wiki', 'bible'])
 
+  @parameterized.parameters(0, -1)
+  def test_texts_of_no_characters_are_a_value_error(self, max_chars):
+    self.archives.clear()
+    with self.assertRaisesRegex(ValueError, f'max_chars is {max_chars} .* 1 '):
+      self.load(max_chars=max_chars)
+
   def test_import_needs_no_rdata(self):
     code = (
       'import sys; from influence_jax.data import english_prose; '

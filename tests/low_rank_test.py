@@ -1,48 +1,25 @@
 import json
 import pathlib
 import tempfile
-import types
 from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import stats
-from tiny import ladder as tiny_ladder
+from tiny import compression as tiny
 
 from configs import low_rank as low_rank_config
 from experiments import compression, compression_parts, ladder, low_rank
-from influence_jax import store
 from influence_jax.data import queries as queries_lib
 
 RANKS = (2, 32)
 
 
 def _config(**kwargs):
-  config = tiny_ladder.config(**kwargs)
-  ours = low_rank_config.get_config()
-  config.compression, config.low_rank = ours.compression, ours.low_rank
-  config.low_rank.update(sizes=(), shown='b')
+  config = tiny.config('low_rank', **kwargs)
+  config.low_rank.shown = 'b'
   config.compression.rank.ranks = RANKS
   return config
-
-
-def _finish(config, root):
-  """All that says of a model that it is scored."""
-  for rung in ladder.rungs(config, root):
-    folder = rung.workdir / rung.config.score.folder
-    store.write_json(folder / 'manifest.json', {})
-
-
-def _open(config, workdir):
-  """A study without a model; one fingerprint for each workdir and seed."""
-  sequences = types.SimpleNamespace(fingerprint='of tiny')
-  ours = types.SimpleNamespace(
-    params_fingerprint=f'of {workdir.name}',
-    corpus=types.SimpleNamespace(sequences=sequences),
-  )
-  return compression_parts.Study(
-    config, ours, None, {'layer': np.ones(2)}, tiny_ladder.QUERIES, []
-  )
 
 
 def _scores(study):
@@ -124,7 +101,7 @@ class RunTest(absltest.TestCase):
     self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     self.folder = self.root / 'low_rank'
     for module, name, fn in (
-      (compression, 'open_study', _open),
+      (compression, 'open_study', tiny.open_study),
       (compression_parts, 'rank_scores', _scores),
     ):
       self.enterContext(mock.patch.object(module, name, fn))
@@ -132,13 +109,13 @@ class RunTest(absltest.TestCase):
   def test_correlations_are_those_of_the_scores_of_every_model(self):
     config = _config(sizes=('s', 'l'), seeds=(0, 1))
     config.low_rank.sizes = ('l',)
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     low_rank.run(config, self.root)
     result = json.loads((self.folder / 'result.json').read_text())
     r_RxK = []
     for m, name in enumerate(('l_seed0', 'l_seed1')):
       self.assertTrue((self.folder / f'{name}.json').exists())
-      study = _open(config, self.root / name)
+      study = tiny.open_study(config, self.root / name)
       kinds, low, exact_KxN = _scores(study)
       for (rank, weighted, _), x_KxN in zip(kinds, low, strict=True):
         r_KxX = result['pearson'][('plain', 'weighted')[weighted]][m]
@@ -154,7 +131,9 @@ class RunTest(absltest.TestCase):
     self.assertAlmostEqual(claims['E5b']['value'], r_RxK.min())
     self.assertEqual(claims['E5c']['sizes'], ['l'])
     self.assertEqual(claims['E5c']['seeds'], [0, 1])
-    kinds, low, exact_KxN = _scores(_open(config, self.root / 'l_seed0'))
+    kinds, low, exact_KxN = _scores(
+      tiny.open_study(config, self.root / 'l_seed0')
+    )
     self.assertEqual(result['scatter']['query'], 'b')
     np.testing.assert_allclose(result['scatter']['exact'], exact_KxN[1])
     plain = low[kinds.index((32, False, 'randomised'))]
@@ -164,7 +143,7 @@ class RunTest(absltest.TestCase):
 
   def test_a_model_is_scored_once_and_kept_apart_from_other_runs(self):
     config = _config(sizes=('s',), seeds=(0,))
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     first = low_rank.run(config, self.root)
     with mock.patch.object(
       compression_parts, 'rank_scores', side_effect=AssertionError
@@ -177,7 +156,7 @@ class RunTest(absltest.TestCase):
 
   def test_a_model_that_is_not_scored_is_named(self):
     config = _config(sizes=('s', 'l'), seeds=(0,))
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     (self.root / 'l_seed0' / 'scores' / 'manifest.json').unlink()
     with self.assertRaisesRegex(ValueError, 'l_seed0.*train_ladder to the end'):
       low_rank.run(config, self.root)
@@ -186,14 +165,14 @@ class RunTest(absltest.TestCase):
     config = _config()
     config.low_rank.sizes = ('d128',)
     del config.ladder
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     result = low_rank.run(config, self.root)
     self.assertEqual(result['claims'][0]['sizes'], [])
     self.assertTrue((self.folder / f'{self.root.name}.json').exists())
 
   def test_what_the_config_lacks_is_named(self):
     config = _config(sizes=('s',), seeds=(0,))
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     config.low_rank.shown = 'd'
     with self.assertRaisesRegex(ValueError, r"shown is 'd'.*\['a', 'b', 'c'\]"):
       low_rank.run(config, self.root)

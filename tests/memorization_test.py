@@ -214,7 +214,7 @@ class RunTest(absltest.TestCase):
     store.write_json(path, manifest)
     described = [{'id': q[0], 'loss': 1.0} for q in manifest['queries']]
     store.write_json(path.with_name('queries.json'), described)
-    with self.assertRaisesRegex(ValueError, 's_seed1 are not those of s_seed0'):
+    with self.assertRaisesRegex(ValueError, 's_seed1 are of other passages'):
       memorization.run(self.config, self.root)
 
 

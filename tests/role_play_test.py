@@ -123,7 +123,7 @@ class RolePlayTest(absltest.TestCase):
     manifest = store.read_json(folder / 'manifest.json')
     manifest['queries'].reverse()
     store.write_json(folder / 'manifest.json', manifest)
-    with self.assertRaisesRegex(ValueError, 'l_seed1 are not those of l_seed0'):
+    with self.assertRaisesRegex(ValueError, 'l_seed1 are of other queries'):
       role_play.run(config, self.root)
 
   def test_a_query_without_top_sequences_is_named(self):

@@ -152,6 +152,22 @@ class RungTest(absltest.TestCase):
     self.assertNotEqual(self.origin(scores, asked)['queries'], one['queries'])
 
 
+class AlikeTest(absltest.TestCase):
+  def test_the_rung_that_differs_is_named_with_what_differs(self):
+    rungs = [ladder.Rung('s', seed, None, None) for seed in range(3)]
+    scored.check_alike(rungs, 'queries', [_QUERIES, [*_QUERIES], _QUERIES])
+    for other in (_QUERIES[:1], _QUERIES[::-1]):
+      message = f's_seed2 are of other queries .* s_seed0: {len(other)} and 2,'
+      with self.assertRaisesRegex(ValueError, message):
+        scored.check_alike(rungs, 'queries', [_QUERIES, _QUERIES, other])
+
+  def test_queries_count_with_the_mean_over_models_that_all_have_them(self):
+    rows = [{'query': query, 'x': x} for x, query in enumerate('abab')]
+    self.assertEqual(scored.by_query(rows, lambda row: row['x']), [1, 2])
+    with self.assertRaisesRegex(ValueError, "first 'b', have scores in 1 mod"):
+      scored.grouped(rows[:3])
+
+
 class FilteredOrderTest(absltest.TestCase):
   def test_words_are_weighted_by_all_and_the_scanned_alone_are_ranked(self):
     root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))

@@ -1,46 +1,21 @@
 import json
 import pathlib
 import tempfile
-import types
 from unittest import mock
 
 import numpy as np
 from absl.testing import absltest, parameterized
-from tiny import ladder as tiny_ladder
+from tiny import compression as tiny
 
-from configs import sub_blocks as sub_blocks_config
 from experiments import compression, compression_parts, ladder, sub_blocks
-from influence_jax import store
 
 BLOCKS = (1, 2, 4)
 
 
 def _config(**kwargs):
-  config = tiny_ladder.config(**kwargs)
-  ours = sub_blocks_config.get_config()
-  config.compression, config.sub_blocks = ours.compression, ours.sub_blocks
-  config.sub_blocks.sizes = ()
+  config = tiny.config('sub_blocks', **kwargs)
   config.compression.blocks.blocks = BLOCKS
   return config
-
-
-def _finish(config, root):
-  """All that says of a model that it is scored."""
-  for rung in ladder.rungs(config, root):
-    folder = rung.workdir / rung.config.score.folder
-    store.write_json(folder / 'manifest.json', {})
-
-
-def _open(config, workdir):
-  """A study without a model."""
-  sequences = types.SimpleNamespace(fingerprint='of tiny')
-  ours = types.SimpleNamespace(
-    params_fingerprint=f'of {workdir.name}',
-    corpus=types.SimpleNamespace(sequences=sequences),
-  )
-  return compression_parts.Study(
-    config, ours, None, {'layer': np.ones(2)}, tiny_ladder.QUERIES, []
-  )
 
 
 def _pearson(study):
@@ -86,7 +61,9 @@ class ClaimsTest(parameterized.TestCase):
 class DrawTest(absltest.TestCase):
   def test_lines_are_of_queries_and_of_bytes_saved(self):
     r_RxKxX = 1 - np.random.default_rng(0).uniform(0.01, 0.1, (2, 5, 3))
-    saved = sub_blocks.reduction(_part(_open(None, pathlib.Path('x')))['rows'])
+    saved = sub_blocks.reduction(
+      _part(tiny.open_study(None, pathlib.Path('x')))['rows']
+    )
     fig = sub_blocks.draw([*'abcde'], BLOCKS, r_RxKxX, saved)
     left, right = fig.axes
     shown = [line.get_ydata() for line in left.get_lines()]
@@ -101,18 +78,22 @@ class RunTest(absltest.TestCase):
     super().setUp()
     self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     self.folder = self.root / 'sub_blocks'
-    self.enterContext(mock.patch.object(compression, 'open_study', _open))
+    self.enterContext(
+      mock.patch.object(compression, 'open_study', tiny.open_study)
+    )
     parts = mock.patch.dict(compression_parts.PARTS, {'blocks': _part})
     self.enterContext(parts)
 
   def test_a_ladder_is_measured_once_and_averaged(self):
     config = _config(sizes=('s', 'l'), seeds=(0, 1))
     config.sub_blocks.sizes = ('s',)
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     sub_blocks.run(config, self.root)
     result = json.loads((self.folder / 'result.json').read_text())
     names = ('s_seed0', 's_seed1')
-    wanted = [_pearson(_open(None, self.root / name)) for name in names]
+    wanted = [
+      _pearson(tiny.open_study(None, self.root / name)) for name in names
+    ]
     np.testing.assert_allclose(result['pearson'], wanted)
     (claim,) = result['claims']
     self.assertAlmostEqual(claim['value'], np.mean(wanted, axis=(0, 1))[1])
@@ -133,7 +114,7 @@ class RunTest(absltest.TestCase):
 
   def test_a_model_that_is_not_scored_is_named(self):
     config = _config(sizes=('s', 'l'), seeds=(0,))
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     (self.root / 'l_seed0' / 'scores' / 'manifest.json').unlink()
     with self.assertRaisesRegex(ValueError, 'l_seed0.*train_ladder to the end'):
       sub_blocks.run(config, self.root)
@@ -142,13 +123,13 @@ class RunTest(absltest.TestCase):
     config = _config()
     config.sub_blocks.sizes = ('d128',)
     del config.ladder
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     result = sub_blocks.run(config, self.root)
     self.assertEqual(result['claims'][0]['sizes'], [])
 
   def test_blocks_that_nothing_can_be_said_of_are_refused(self):
     config = _config(sizes=('s',), seeds=(0,))
-    _finish(config, self.root)
+    tiny.finish(config, self.root)
     for blocks in ((2, 1), (1, 4), ()):
       config.compression.blocks.blocks = blocks
       with self.assertRaisesRegex(ValueError, 'expected 1 first.* and 2,'):

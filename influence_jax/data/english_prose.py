@@ -134,6 +134,11 @@ def load(
   """
   if unknown := sorted(set(parts) - set(ALL)):
     raise ValueError(f'no parts {unknown} in english_prose, expected of {ALL}')
+  if max_chars is not None and max_chars < 1:
+    raise ValueError(
+      f'max_chars is {max_chars} in english_prose, expected 1 or more, or None '
+      'for whole documents'
+    )
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()  # it does not look for itself
   builder = EnglishProse(data_dir=os.fspath(data_dir))

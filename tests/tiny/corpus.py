@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_WORDS = 'the cat dog sat on a mat ran to from red blue house tree and'.split()
+WORDS = 'the cat dog sat on a mat ran to from red blue house tree and'.split()
 
 
 def load(data_dir, **source):
@@ -13,7 +13,7 @@ def load(data_dir, **source):
       'id': n,
       'title': f'story {n}',
       'topic': ('tales', 'songs')[n % 2],
-      'text': ' '.join(rng.choice(_WORDS, rng.integers(10, 40))),
+      'text': ' '.join(rng.choice(WORDS, rng.integers(10, 40))),
     }
     for n in range(60)
   ]
