@@ -127,7 +127,7 @@ def _claim(rungs, found) -> dict:
     'U10', 'App. B',
     'finite differences against exact token influence: largest relative error '
     'of a sequence at its best step',
-    worst, ('<', LARGEST_ERROR), rungs=rungs, form='.1e',
+    worst, ('<', LARGEST_ERROR), rungs=rungs, form='.2e',
     paper='finite differences alone',
   )  # fmt: skip
 
