@@ -16,9 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
       ('english', 'configs/ladder_english.py'),
       ('bible', 'configs/ladder_bible.py'),
     ),
-    # Study, ladder, seconds of a first run, or None if nobody timed it: those of
-    # a run on one seed of d64, d96 and d128, times the rungs here over the rungs
-    # there. A study is experiments.STUDY with configs/STUDY.py
+    # Study, ladder, seconds of a first run, or None if nobody timed it: those
+    # of a run on one seed of d64, d96 and d128, times the rungs here over the
+    # rungs there. A study is experiments.STUDY with configs/STUDY.py
     studies=(
       ('sparsity', 'english', 72),
       ('tfidf_search', 'english', 20),
