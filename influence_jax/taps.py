@@ -131,7 +131,8 @@ def layer_stats(
     rule: (a_BxTxI, ds_BxTxO, mask_BxT, factors) -> Stats, for one layer.
     slots: shapes of the results, stack axis in front; values are not read.
     factors: {path: what the rule wants to see}, stack axis in front.
-    mask_BxT: handed to the rule.
+    mask_BxT: handed to the rule. Of a loss of one position a row it is [B]: a
+      row that counts does so at all positions that a layer sees of it.
 
   Raises:
     ValueError: a layer was not reached (its model call is jitted within).
@@ -206,6 +207,8 @@ def _tap_backward(rule, layer, residuals, dy):
   if layer.has_bias:
     a_BxTxI = jnp.pad(a_BxTxI, ((0, 0), (0, 0), (0, 1)), constant_values=1)
   ds_BxTxO = dy.reshape(dy.shape[0], -1, layer.num_out).astype(dtype)
+  if mask_BxT.ndim == 1:
+    mask_BxT = jnp.repeat(mask_BxT[:, None], a_BxTxI.shape[1], axis=1)
   mask_BxT = mask_BxT.reshape(mask_BxT.shape[0], -1).astype(dtype)
   if mask_BxT.shape != a_BxTxI.shape[:2]:
     raise ValueError(

@@ -201,6 +201,7 @@ class FactorsTest(parameterized.TestCase):
     counts = types.Counts(jnp.asarray(3.0), jnp.asarray(12.0))
     for layer, x in _oracle().items():
       sums = {key: jnp.asarray(12 * x[key]) for key in 'AS'}
+      sums['positions'] = counts.tokens
       wanted = 4 * np.kron(x['A'], x['S'])
       found = _kfac_block(stage.finish({}, sums, counts))
       testing.assert_near(self, found, wanted, what=layer)

@@ -445,7 +445,7 @@ def _covariances_by_sequences(eigh):
   stage = _covariance_stage(eigh)
 
   def finish(factors, sums, counts):
-    return stage.finish(factors, sums, types.Counts(*[counts.sequences] * 2))
+    return stage.finish(factors, sums | {'positions': counts.sequences}, counts)
 
   return stage._replace(finish=finish)
 
@@ -472,9 +472,15 @@ def _mean_over_positions_as_the_loss(losses_BxT, mask_BxT):
   return (losses_BxT * mask_BxT).sum(1) / mask_BxT.sum(1)
 
 
-@_breaks('covariances', fit, 'count')
-def _mask_lost_in_the_counts(mask):
-  return types.Counts(float(len(mask)), float(mask.size))
+@_breaks('covariances', kfac, '_tap')
+def _mask_lost_in_the_number_of_positions(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+  found = _kfac_tap(a_BxTxI, ds_BxTxO, mask_BxT, factors)
+  return found | {'positions': jnp.ones_like(mask_BxT).sum()}
+
+
+@_breaks('eigenvalues', fit, 'count')
+def _positions_counted_as_sequences(mask):
+  return types.Counts(mask.sum(), mask.sum())
 
 
 def _with_another_rule(change):
@@ -507,7 +513,7 @@ def _bias_column_of_zeros(x, widths, constant_values=0):
 @_breaks('square_covariances', kfac, '_tap')
 def _covariances_swapped(*args):
   found = _kfac_tap(*args)
-  return {'A': found['S'], 'S': found['A']}
+  return found | {'A': found['S'], 'S': found['A']}
 
 
 @_breaks('covariances', losses, '_cross_entropy')

@@ -375,13 +375,31 @@ class LayerStatsTest(parameterized.TestCase):
     ):
       self.run_squares(lambda params: jitted(params))
 
-  @parameterized.parameters(((3, 4),), ((2, 5),), ((3,),), ((3, 5, 2),))
+  @parameterized.parameters(
+    ((3, 4),), ((2, 5),), ((2,),), ((3, 1),), ((3, 5, 2),)
+  )
   def test_a_mask_of_another_shape_is_refused(self, shape):
     mask = np.ones(shape)
     with self.assertRaisesRegex(
       ValueError, r'layers_\d sees \[sequences, positions\] \(3, 5\), the mask'
     ):
       jax.eval_shape(lambda: self.squares(self.loss, mask))
+
+  def test_a_row_that_counts_does_so_at_all_positions_of_a_layer(self):
+    mask_B = np.array([1.0, 0, 1])
+
+    def rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+      return {'mask': mask_BxT}
+
+    found, _ = taps.layer_stats(
+      lambda params: (self.loss(params), None), self.params, self.model.layers,
+      rule, taps.zeros(
+        self.model.layers, lambda layer: {'mask': jnp.zeros((3, 5))}
+      ), {}, mask_B,
+    )  # fmt: skip
+    wanted = [[1] * 5, [0] * 5, [1] * 5]
+    for path in self.model.layers:
+      np.testing.assert_array_equal(found[path]['mask'], wanted)
 
   def test_nothing_stays_tapped_after_a_tapped_call(self):
     jitted = jax.jit(lambda params: self.loss(params))

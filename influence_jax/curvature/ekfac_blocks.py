@@ -52,7 +52,7 @@ def _init_covariance(blocks, layer):
 
 def _tap_covariance(blocks, a_BxTxI, ds_BxTxO, mask_BxT, factors):
   del factors
-  found = {}
+  found = {'positions': mask_BxT.sum()}
   for side, x in (('A', a_BxTxI), ('S', ds_BxTxO)):
     for n, x_BxTxM in enumerate(_split(x * mask_BxT[..., None], blocks)):
       found[f'{side}_{n}'] = linalg.upper_gram(x_BxTxM)
@@ -60,9 +60,10 @@ def _tap_covariance(blocks, a_BxTxI, ds_BxTxO, mask_BxT, factors):
 
 
 def _finish_covariance(eigh, factors, sums, counts):
-  found = {}
-  for key, upper_MxM in sums.items():
-    M_MxM = linalg.mirror(upper_MxM / counts.tokens)
+  del counts
+  found, positions = {}, sums['positions']
+  for key in [key for key in sums if key != 'positions']:
+    M_MxM = linalg.mirror(sums[key] / positions)
     L_M, Q_MxM = linalg.psd_eigh(M_MxM, eigh)
     found |= {f'L_{key}': L_M, f'Q_{key}': Q_MxM}
   return {**factors, **found}

@@ -2,7 +2,8 @@
 
 A[I, I] and S[O, O] are means over positions of a a^T and ds ds^T. A sequence's
 gradient is a sum over its T positions, so the eigenvalues carry the mean number
-of positions a sequence: the paper's Eq. 16 is for one position a datum.
+of positions a sequence: the paper's Eq. 16 is for one position a datum. T is of
+the layer: a convolution sees more positions of an image than its loss has.
 """
 
 import jax.numpy as jnp
@@ -30,10 +31,11 @@ def covariance_stage(eigh: str) -> types.Stage:
   linalg.check_precision(eigh)
 
   def finish(factors, sums, counts):
-    A_IxI, S_OxO = (linalg.mirror(sums[k] / counts.tokens) for k in 'AS')
+    positions = sums['positions']
+    A_IxI, S_OxO = (linalg.mirror(sums[k] / positions) for k in 'AS')
     L_A, Q_A = linalg.psd_eigh(A_IxI, eigh)
     L_S, Q_S = linalg.psd_eigh(S_OxO, eigh)
-    T_mean = (counts.tokens / counts.sequences).astype(L_A.dtype)
+    T_mean = (positions / counts.sequences).astype(L_A.dtype)
     found = {'L_A': L_A, 'Q_A': Q_A, 'L_S': L_S, 'Q_S': Q_S, 'T_mean': T_mean}
     return {**factors, **found}
 
@@ -70,6 +72,7 @@ def _init(layer):
   return {
     'A': jnp.zeros((layer.num_in, layer.num_in)),
     'S': jnp.zeros((layer.num_out, layer.num_out)),
+    'positions': jnp.zeros(()),
   }
 
 
@@ -79,4 +82,5 @@ def _tap(a_BxTxI, ds_BxTxO, mask_BxT, factors):
   return {
     'A': linalg.upper_gram(a_BxTxI * mask_BxTx1),
     'S': linalg.upper_gram(ds_BxTxO * mask_BxTx1),
+    'positions': mask_BxT.sum(),
   }
