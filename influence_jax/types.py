@@ -58,7 +58,7 @@ class Model(NamedTuple):
 class Batch(NamedTuple):
   """Sequences, one a row. A row whose mask is all zero is padding."""
 
-  inputs: jax.Array  # [B, T] int32 tokens, or [B, I] features
+  inputs: jax.Array  # [B, T] int32 tokens, [B, I] features or [B, H, W, C]
   targets: jax.Array  # [B, T] int32 tokens, [B] int32 classes or [B, O] values
   mask: jax.Array  # [B, T] or [B] float32: 1 where the loss counts, else 0
   ids: jax.Array  # [B] int32: which sequence of the data set a row is

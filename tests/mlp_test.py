@@ -29,6 +29,15 @@ class MlpTest(parameterized.TestCase):
     self.assertEqual(got.dtype, np.float64)
     np.testing.assert_allclose(got, h, rtol=1e-12)
 
+  def test_images_are_flattened_row_by_row(self):
+    model = models.make('mlp', widths=(4,), num_outputs=2)
+    x = np.random.default_rng(0).normal(size=(5, 3, 2, 2)).astype(np.float32)
+    params = model.init(jax.random.key(0), x)
+    flat = np.stack([image.ravel() for image in x])
+    np.testing.assert_array_equal(
+      model.apply(params, x), model.apply(params, flat)
+    )
+
   def test_bfloat16_keeps_float32_parameters(self):
     model = models.make('mlp', widths=[4], num_outputs=2, dtype='bfloat16')
     params = model.init(jax.random.key(0), jnp.ones((1, 3)))

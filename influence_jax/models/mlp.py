@@ -18,9 +18,9 @@ class MLP(nn.Module):
   dtype: str  # of the computation
 
   @nn.compact
-  def __call__(self, x_BxI: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array) -> jax.Array:
     param_dtype = jnp.promote_types(self.dtype, jnp.float32)
-    h = x_BxI
+    h = x.reshape(len(x), -1) if x.ndim == 4 else x
     for i, width in enumerate((*self.widths, self.num_outputs)):
       if i:
         h = _ACTIVATIONS[self.activation](h)
@@ -36,7 +36,7 @@ def make(
   activation: str = 'tanh',
   dtype: str = 'float32',
 ) -> nn.Module:
-  """An MLP from features [B, I] to outputs [B, num_outputs]."""
+  """An MLP from [B, I] or images [B, H, W, C] to outputs [B, num_outputs]."""
   if activation not in _ACTIVATIONS:
     valid = list(_ACTIVATIONS)
     raise ValueError(f'activation is {activation!r}; there are {valid}')
