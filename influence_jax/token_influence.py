@@ -25,10 +25,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.typing import ArrayLike
 
-from influence_jax import taps, types
+from influence_jax import layer_arrays, taps, types
 
 
 def direction(
@@ -48,13 +47,9 @@ def direction(
   Raises:
     ValueError: an array of `solved` is not that of one query.
   """
-  flat = traverse_util.flatten_dict(params, sep='/')
-  laid = {path: jnp.zeros_like(x) for path, x in flat.items()}
-  for path, layer in layers.items():
-    for name, x in _parts(layer, -jnp.asarray(solved[path])).items():
-      like = flat[f'{path}/{name}']
-      laid[f'{path}/{name}'] = x.reshape(like.shape).astype(like.dtype)
-  return traverse_util.unflatten_dict(laid, sep='/')
+  return layer_arrays.to_params(
+    params, layers, jax.tree.map(jnp.negative, solved)
+  )
 
 
 def output_tokens(
@@ -135,20 +130,6 @@ def is_sparse(values_T: ArrayLike, threshold: float = 2 / 3) -> jax.Array:
   Sec. 5.3: the ratio is over 2/3. All zeros are not sparse.
   """
   return spread(values_T) > threshold
-
-
-def _parts(layer: types.Layer, p_IxO: jax.Array) -> dict[str, jax.Array]:
-  """The kernel's and the bias's share of a layer's array, stack in front."""
-  expected = (*layer.stack, layer.num_in, layer.num_out)
-  if p_IxO.shape != expected:
-    raise ValueError(
-      f'solved[{layer.path!r}] has the shape {p_IxO.shape}, expected {expected}'
-      ', that of one query: take one of [*stack, K, I, O], solved of these '
-      'layers'
-    )
-  if not layer.has_bias:
-    return {'kernel': p_IxO}
-  return {'kernel': p_IxO[..., :-1, :], 'bias': p_IxO[..., -1, :]}
 
 
 def _derivative(fn: Callable, params, direction) -> jax.Array:
