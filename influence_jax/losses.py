@@ -105,7 +105,39 @@ def _sample_normal(rng: Any, outputs: Any, ids_B: Any) -> jax.Array:
   return outputs + _draw(jax.random.normal, rng, ids_B, outputs)
 
 
+def _bernoulli(outputs: Any, targets: Any, mask: Any) -> jax.Array:
+  """-log p of targets 0 or 1 under logits of the same shape."""
+  outputs = _wide(outputs)
+  nats = jax.nn.softplus(outputs) - targets * outputs
+  return _sum_masked(nats.sum(-1), mask)
+
+
+def _sample_bernoulli(rng: Any, outputs: Any, ids_B: Any) -> jax.Array:
+  outputs = _wide(jax.lax.stop_gradient(outputs))
+  uniform = _draw(jax.random.uniform, rng, ids_B, outputs)
+  return (uniform < jax.nn.sigmoid(outputs)).astype(outputs.dtype)
+
+
+def bregman(
+  loss: Loss, outputs: Any, anchors: Any, targets: Any, mask: Any
+) -> jax.Array:
+  """How far outputs are from `anchors` in the loss's own measure [B], Eq. 8.
+
+  D = L(y) - L(y') - grad L(y')^T (y - y'), nats, a sum over positions. For a
+  softmax KL(p' || p), for a squared error 1/2 ||y - y'||^2: targets drop out.
+  It is small where all three terms are not: ask for float64.
+  """
+
+  def per_sequence(outputs):
+    return loss.per_sequence(outputs, targets, mask)
+
+  near_B, slope_B = jax.jvp(per_sequence, (anchors,), (outputs - anchors,))
+  return per_sequence(outputs) - near_B - slope_B
+
+
 # outputs: logits [B, T, V] or [B, V]; targets int32, mask [B, T] or [B]
 softmax_cross_entropy = Loss(_cross_entropy, _sample_tokens)
 # outputs, targets: [B, O]; mask [B]
 squared_error = Loss(_squared_error, _sample_normal)
+# outputs: logits [B, O]; targets 0 or 1 of the same shape; mask [B]
+bernoulli = Loss(_bernoulli, _sample_bernoulli)

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from scipy import special
 
 from influence_jax import losses
+
+_LOSSES = ['softmax_cross_entropy', 'squared_error', 'bernoulli']
 
 
 def _cross_entropy(logits, targets, mask):
@@ -183,6 +186,131 @@ class SquaredErrorTest(absltest.TestCase):
     drawn = sample(rng, outputs, ids)
     other_batch = sample(rng, outputs[order], ids[order])
     np.testing.assert_array_equal(other_batch, drawn[order])
+
+
+class BernoulliTest(absltest.TestCase):
+  def test_it_is_minus_the_log_probability_of_every_target(self):
+    rng = np.random.default_rng(0)
+    outputs, targets = rng.normal(size=(3, 4)), rng.integers(0, 2, (3, 4))
+    mask = np.array([1.0, 0.0, 1.0])
+    wanted = np.zeros(3)
+    for n, o in np.ndindex(3, 4):
+      p = 1 / (1 + np.exp(-outputs[n, o]))
+      wanted[n] -= mask[n] * np.log(p if targets[n, o] else 1 - p)
+    with jax.enable_x64(True):
+      got = losses.bernoulli.per_sequence(
+        *map(jnp.asarray, (outputs, targets, mask))
+      )
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+  def test_it_does_not_overflow_and_padding_adds_nothing(self):
+    outputs = jnp.array([[500.0, -500.0], [jnp.nan, 0.0]])
+    targets = jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    got = losses.bernoulli.per_sequence(outputs, targets, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(got, [500, 0])
+
+  def test_samples_are_one_as_often_as_the_logits_say(self):
+    logits, num = jnp.array([[-3.0, -0.4, 0.0, 1.0]]), 40_000
+    drawn = losses.bernoulli.sample(
+      jax.random.key(0), jnp.broadcast_to(logits, (num, 4)), jnp.arange(num)
+    )
+    self.assertEqual((drawn.shape, drawn.dtype), ((num, 4), np.float32))
+    np.testing.assert_array_equal(np.unique(drawn), [0, 1])
+    p = 1 / (1 + np.exp(-np.float64(logits[0])))
+    error = np.abs(np.mean(drawn, 0) - p)
+    self.assertTrue((error < _bernstein(p, num)).all())
+    correlations = np.corrcoef(np.asarray(drawn).T) - np.eye(4)
+    self.assertLess(np.abs(correlations).max(), 5 / np.sqrt(num))
+
+  def test_a_draw_hangs_on_its_id_alone(self):
+    outputs = jax.random.normal(jax.random.key(0), (5, 30))
+    ids, order = jnp.array([8, 1, 6, 0, 9]), jnp.array([2, 4])
+    sample, rng = losses.bernoulli.sample, jax.random.key(1)
+    drawn = sample(rng, outputs, ids)
+    other_batch = sample(rng, outputs[order], ids[order])
+    np.testing.assert_array_equal(other_batch, drawn[order])
+    self.assertFalse(np.array_equal(sample(rng, outputs, ids + 10), drawn))
+
+
+def _kl(p, q):
+  """By scipy, over the last axis."""
+  return special.rel_entr(p, q).sum(-1)
+
+
+def _probabilities(logits):
+  """Of the two values of each logit, [..., 2]."""
+  p = special.expit(logits)
+  return np.stack([p, 1 - p], -1)
+
+
+class BregmanTest(parameterized.TestCase):
+  """D of outputs from anchors by every loss, against its closed form."""
+
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.enable_x64(True))
+    rng = np.random.default_rng(0)
+    self.outputs, self.anchors = 2 * rng.normal(size=(2, 3, 5, 4))
+    self.mask = rng.integers(0, 2, (3, 5)).astype(float)
+    self.mask[0] = 1
+
+  def of(self, name, seed=0):
+    """(loss, args of `bregman`); all but the softmax have no positions."""
+    loss, rng = getattr(losses, name), np.random.default_rng(seed)
+    args = self.outputs, self.anchors
+    if name == 'softmax_cross_entropy':
+      return loss, (*args, rng.integers(0, 4, (3, 5)), self.mask)
+    args = [x[:, 0] for x in args]
+    targets = rng.normal(size=(3, 4))
+    if name == 'bernoulli':
+      targets = (targets > 0).astype(float)
+    return loss, (*args, targets, np.array([1.0, 0.0, 1.0]))
+
+  def closed_form(self, name):
+    _, (outputs, anchors, _, mask) = self.of(name)
+    if name == 'softmax_cross_entropy':
+      nats = _kl(special.softmax(anchors, -1), special.softmax(outputs, -1))
+    elif name == 'bernoulli':
+      nats = _kl(_probabilities(anchors), _probabilities(outputs)).sum(-1)
+    else:
+      nats = 0.5 * np.square(outputs - anchors).sum(-1)
+    return (nats * mask).reshape(3, -1).sum(1)
+
+  @parameterized.parameters(_LOSSES)
+  def test_it_is_the_divergence_of_the_loss(self, name):
+    loss, args = self.of(name)
+    got = losses.bregman(loss, *map(jnp.asarray, args))
+    np.testing.assert_allclose(got, self.closed_form(name), rtol=1e-12)
+
+  @parameterized.parameters(_LOSSES)
+  def test_it_is_zero_and_flat_at_the_anchor(self, name):
+    loss, (_, anchors, targets, mask) = self.of(name)
+
+    def total(outputs):
+      return losses.bregman(loss, outputs, anchors, targets, mask).sum()
+
+    value, slope = jax.value_and_grad(total)(jnp.asarray(anchors))
+    self.assertEqual(value, 0)
+    np.testing.assert_allclose(slope, np.zeros_like(anchors), atol=1e-15)
+
+  @parameterized.parameters(_LOSSES)
+  def test_targets_do_not_matter(self, name):
+    loss, args = self.of(name)
+    _, others = self.of(name, seed=1)
+    self.assertTrue((args[2] != others[2]).any())
+    one, other = (
+      losses.bregman(loss, *map(jnp.asarray, x)) for x in (args, others)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+  def test_padding_adds_nothing_whatever_stands_there(self):
+    loss, (outputs, anchors, targets, mask) = self.of('softmax_cross_entropy')
+    noisy = np.where(mask[..., None] > 0, outputs, 1e9)
+    got = losses.bregman(
+      loss, *map(jnp.asarray, (noisy, anchors, targets, mask))
+    )
+    wanted = self.closed_form('softmax_cross_entropy')
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
 
 
 if __name__ == '__main__':
