@@ -1,0 +1,144 @@
+"""Ways to (G + damping)^-1 b with the exact G, one a file, found by its name.
+
+A solver is `make(**hparams) -> solve`, and `solve(problem, b_K)` an iterator of
+`Iterate`s, K right-hand sides at once, that goes on for as long as it is asked:
+who asks decides when it is enough, and times it. To add one, write
+`influence_jax/solvers/<name>.py`; a dotted name is imported as it stands. The
+contract tests walk this package.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from influence_jax import ggn, influence, layer_arrays, types
+
+Vector = layer_arrays.Vector
+
+
+class Problem(NamedTuple):
+  """(G + damping) x = b, G the mean over all the sequences of `batches`.
+
+  The functions are static, `data` holds every array they see.
+  """
+
+  product: Callable  # (data, x) -> G x
+  sampled: Callable  # (data, x, s) -> G x by batch s alone; their mean is G x
+  dense: Callable  # data -> G [P, P], in the order of a raveled vector
+  rows: Callable  # data -> R of G = R^T R, {path: [rows, *stack, I, O]}
+  precondition: Callable  # (data, r) -> (an approximation of G + damping)^-1 r
+  data: types.PyTree  # with `damping`, {path: [*stack]}
+  layers: dict[str, types.Layer]
+  num_batches: int
+  num_sequences: int
+
+
+class Iterate(NamedTuple):
+  x: Vector  # [K, *stack, I, O]
+  products: int  # G_z x of single sequences so far, for each right-hand side
+
+
+Solver = Callable[[Problem, Vector], Iterator[Iterate]]
+
+
+class Diverged(ValueError):
+  """A solver left the region that any solution lies in."""
+
+
+def problem(
+  model: types.Model,
+  params: types.PyTree,
+  batches: types.Batch,
+  damping: dict[str, jax.Array],
+  curvature: types.Curvature,
+  factors: dict[str, types.Factors],
+) -> Problem:
+  """The system of `batches` [S, B, ...], preconditioned by `curvature`."""
+
+  def product(data, x):
+    return ggn.mean_product(model, data['params'], data['batches'], x)
+
+  def sampled(data, x, s):
+    batch = jax.tree.map(lambda rows: rows[s], data['batches'])
+    total = ggn.product(model, data['params'], batch, x)
+    return jax.tree.map(lambda x: x * num_batches / num_sequences, total)
+
+  def dense(data):
+    return ggn.dense(model, data['params'], data['batches'])
+
+  def rows(data):
+    return ggn.root_rows(model, data['params'], data['batches'])
+
+  def precondition(data, r):
+    one = {p: jnp.expand_dims(x, len(layers[p].stack)) for p, x in r.items()}
+    solved = influence.precondition(
+      curvature, layers, data['factors'], one, data['damping']
+    )
+    return {p: x.squeeze(len(layers[p].stack)) for p, x in solved.items()}
+
+  layers, num_batches = model.layers, len(batches.mask)
+  num_sequences = int(ggn.count(batches))
+  data = {
+    'params': params, 'batches': batches, 'damping': damping, 'factors': factors
+  }  # fmt: skip
+  return Problem(
+    product, sampled, dense, rows, precondition, data, layers, num_batches,
+    num_sequences,
+  )  # fmt: skip
+
+
+def damped(product: Callable, data: types.PyTree, x: Vector, *where) -> Vector:
+  """(G + damping) x; `product` is one of the problem's two."""
+  near = layer_arrays.times(data['damping'], x)
+  return layer_arrays.add(product(data, x, *where), near)
+
+
+def limit(problem: Problem, b_K: Vector) -> jax.Array:
+  """Norms [K] that are a thousand times what any solution's can be."""
+  least = min(float(x.min()) for x in problem.data['damping'].values())
+  norms_K = jax.vmap(layer_arrays.norm)(b_K)
+  return 1e3 * norms_K / max(least, jnp.finfo(norms_K.dtype).tiny)
+
+
+def residual(problem: Problem, x_K: Vector, b_K: Vector) -> jax.Array:
+  """||(G + damping) x - b|| / ||b|| of each right-hand side [K]."""
+
+  @jax.jit
+  @jax.vmap
+  def one(x, b):
+    away = layer_arrays.add(damped(problem.product, problem.data, x), b, -1.0)
+    return layer_arrays.norm(away) / layer_arrays.norm(b)
+
+  return one(x_K, b_K)
+
+
+def names() -> list[str]:
+  """The solvers that this package has."""
+  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def make(name: str, **hparams) -> Solver:
+  """The solver of module `name`.
+
+  Raises:
+    ValueError: there is no such solver, or it has no such parameter.
+  """
+  if '.' not in name and name not in names():
+    raise ValueError(
+      f'unknown solver {name!r}: expected one of {names()} or the dotted path '
+      'of a module of yours that has make()'
+    )
+  factory = importlib.import_module(
+    name if '.' in name else f'{__name__}.{name}'
+  ).make
+  known = set(inspect.signature(factory).parameters)
+  if unknown := hparams.keys() - known:
+    raise ValueError(
+      f'{name} has no parameter {sorted(unknown)}; it has {sorted(known)}'
+    )
+  return factory(**hparams)
