@@ -31,12 +31,12 @@ def case(name: str) -> tuple[types.Model, types.PyTree, list[types.Batch]]:
   loss = {'squared': losses.squared_error, 'bernoulli': losses.bernoulli}[name]
   net = models.make('mlp', widths=(3,), num_outputs=2, dtype='float64')
   like = jax.ShapeDtypeStruct((1, 4), float)
-  batches = [_features(seed) for seed in range(3)]
+  batches = [features(seed) for seed in range(3)]
   batches[1].mask[2] = 0
   return *testing.model_of(net, like, loss), batches
 
 
-def _features(seed: int, num_rows: int = 4) -> types.Batch:
+def features(seed: int, num_rows: int = 4) -> types.Batch:
   rng = np.random.default_rng(seed)
   return types.Batch(
     inputs=rng.normal(size=(num_rows, 4)),

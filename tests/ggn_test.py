@@ -134,7 +134,7 @@ class InvarianceTest(parameterized.TestCase):
     noisy = []
     for batch in batches:
       noise = testing.deep_batch(4, seed=9) if case == 'scan' else None
-      noise = noise or exact_ggn._features(9)
+      noise = noise or exact_ggn.features(9)
       at = batch.mask == 0
       inputs, targets = np.copy(batch.inputs), np.copy(batch.targets)
       inputs[at], targets[at] = 7 * noise.inputs[at], noise.targets[at]
