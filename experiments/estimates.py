@@ -60,38 +60,35 @@ def compute(
       'products': products, 'seconds': seconds, **more,
     }  # fmt: skip
 
-  found, b_Kx = [], layer_arrays.lead(layers, g_KxIxO)
+  b_Kx, found = layer_arrays.lead(layers, g_KxIxO), []
   for method in map(dict, config.validation.methods):
     label = method.pop('label')
     logging.info('estimates: %s', label)
     if name := method.pop('curvature', None):
       solve = _preconditioner(layers, *fits[name], damping, name == 'identity')
-      solve(g_KxIxO)  # compiles
-      started = time.perf_counter()
-      solved = jax.block_until_ready(solve(g_KxIxO))
-      seconds = time.perf_counter() - started
-      x_Kx = layer_arrays.lead(layers, solved)
+      x_Kx, seconds = _timed_once(solve, g_KxIxO)
+      x_Kx = layer_arrays.lead(layers, x_Kx)
       found.append(record(label, x_Kx, 0, seconds, step=None, residual=None))
       continue
     at = method.pop('at')
+    solver = solvers.make(method.pop('solver'), **method)
     try:
-      for step, iterate, seconds in _timed(
-        solvers.make(method.pop('solver'), **method), exact, b_Kx, at
-      ):
+      for step, iterate, seconds in _timed(solver, exact, b_Kx, at):
         residual = float(jnp.median(solvers.residual(exact, iterate.x, b_Kx)))
+        done = iterate.products, seconds
         found.append(
-          record(
-            label,
-            iterate.x,
-            iterate.products,
-            seconds,
-            step=step,
-            residual=residual,
-          )  # fmt: skip
+          record(label, iterate.x, *done, step=step, residual=residual)
         )
     except solvers.Diverged as error:
       found.append({'label': label, 'diverged': str(error)})
   return found
+
+
+def _timed_once(solve, g_KxIxO):
+  solve(g_KxIxO)  # compiles
+  started = time.perf_counter()
+  solved = jax.block_until_ready(solve(g_KxIxO))
+  return solved, time.perf_counter() - started
 
 
 def _timed(solver, problem, b_Kx, at):

@@ -75,13 +75,9 @@ class _Solver:
       def precondition(x):
         if section.preconditioner in exact:
           return exact[section.preconditioner](arrays['inverse'], x)
-        one = {
-          p: jnp.expand_dims(v, len(layers[p].stack)) for p, v in x.items()
-        }
-        solved = influence.precondition(
-          approximation, layers, arrays['factors'], one, arrays['damping']
+        return influence.precondition_one(
+          approximation, layers, arrays['factors'], x, arrays['damping']
         )
-        return {p: v.squeeze(len(layers[p].stack)) for p, v in solved.items()}
 
       return pbrf.Problem(
         task.model, arrays['params'], arrays['batches'], arrays['damping'],

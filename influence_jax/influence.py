@@ -74,6 +74,20 @@ def precondition(
   }
 
 
+def precondition_one(
+  curvature: types.Curvature,
+  layers: dict[str, types.Layer],
+  factors: dict[str, types.Factors],
+  vector: dict[str, jax.Array],
+  damping: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """`precondition` of one vector, {path: [*stack, I, O]}."""
+  axis = {path: len(layer.stack) for path, layer in layers.items()}
+  one = {path: jnp.expand_dims(x, axis[path]) for path, x in vector.items()}
+  solved = precondition(curvature, layers, factors, one, damping)
+  return {path: x.squeeze(axis[path]) for path, x in solved.items()}
+
+
 def self_influence(
   curvature: types.Curvature,
   model: types.Model,

@@ -5,16 +5,12 @@ To add one, write `influence_jax/curvature/<name>.py` with a function
 (`proj.me.mine`) is imported as it stands. The contract tests walk this package.
 """
 
-import importlib
-import inspect
-import pkgutil
-
-from influence_jax import types
+from influence_jax import by_name, types
 
 
 def names() -> list[str]:
   """The approximations that this package has."""
-  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+  return by_name.names(__name__)
 
 
 def make(name: str, **hparams) -> types.Curvature:
@@ -23,17 +19,4 @@ def make(name: str, **hparams) -> types.Curvature:
   Raises:
     ValueError: there is no such approximation, or it has no such parameter.
   """
-  if '.' not in name and name not in names():
-    raise ValueError(
-      f'unknown curvature approximation {name!r}: expected one of {names()} '
-      'or the dotted path of a module of yours that has make()'
-    )
-  factory = importlib.import_module(
-    name if '.' in name else f'{__name__}.{name}'
-  ).make
-  known = set(inspect.signature(factory).parameters)
-  if unknown := hparams.keys() - known:
-    raise ValueError(
-      f'{name} has no parameter {sorted(unknown)}; it has {sorted(known)}'
-    )
-  return factory(**hparams)
+  return by_name.make(__name__, 'curvature approximation', name, hparams)

@@ -7,16 +7,13 @@ who asks decides when it is enough, and times it. To add one, write
 contract tests walk this package.
 """
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from influence_jax import ggn, influence, layer_arrays, types
+from influence_jax import by_name, ggn, influence, layer_arrays, types
 
 Vector = layer_arrays.Vector
 
@@ -75,11 +72,9 @@ def problem(
     return ggn.root_rows(model, data['params'], data['batches'])
 
   def precondition(data, r):
-    one = {p: jnp.expand_dims(x, len(layers[p].stack)) for p, x in r.items()}
-    solved = influence.precondition(
-      curvature, layers, data['factors'], one, data['damping']
+    return influence.precondition_one(
+      curvature, layers, data['factors'], r, data['damping']
     )
-    return {p: x.squeeze(len(layers[p].stack)) for p, x in solved.items()}
 
   layers, num_batches = model.layers, len(batches.mask)
   num_sequences = int(ggn.count(batches))
@@ -119,7 +114,7 @@ def residual(problem: Problem, x_K: Vector, b_K: Vector) -> jax.Array:
 
 def names() -> list[str]:
   """The solvers that this package has."""
-  return sorted(module.name for module in pkgutil.iter_modules(__path__))
+  return by_name.names(__name__)
 
 
 def make(name: str, **hparams) -> Solver:
@@ -128,17 +123,4 @@ def make(name: str, **hparams) -> Solver:
   Raises:
     ValueError: there is no such solver, or it has no such parameter.
   """
-  if '.' not in name and name not in names():
-    raise ValueError(
-      f'unknown solver {name!r}: expected one of {names()} or the dotted path '
-      'of a module of yours that has make()'
-    )
-  factory = importlib.import_module(
-    name if '.' in name else f'{__name__}.{name}'
-  ).make
-  known = set(inspect.signature(factory).parameters)
-  if unknown := hparams.keys() - known:
-    raise ValueError(
-      f'{name} has no parameter {sorted(unknown)}; it has {sorted(known)}'
-    )
-  return factory(**hparams)
+  return by_name.make(__name__, 'solver', name, hparams)
