@@ -142,7 +142,7 @@ def _factorise(model, how: str, arrays):
   args = model, arrays['params'], arrays['batches']
   if how == 'dense':
     return dense.factorise(ggn.dense(*args), arrays['damping'], model.layers)
-  return woodbury.factorise(ggn.root_rows(*args), arrays['damping'])
+  return woodbury.factorise(ggn.root(*args), arrays['damping'])
 
 
 def _rows(points: types.Batch, places: np.ndarray) -> types.Batch:

@@ -3,9 +3,9 @@
 G is the mean over sequences of J^T H J, J the derivative of a sequence's
 outputs by the layers' parameters and H the Hessian of its loss by its outputs
 (Eq. 6). A product with a vector is a pass forward with tangents, H, and a pass
-backward: no row of J is ever formed. Nothing here is an approximation but
-`root_rows`' and `dense`'s size: they are for models of some thousand
-parameters.
+backward: no row of J is ever formed. `root` forms all of them, one by one, and
+`dense` G itself: they are for few outputs, and `dense` for models of some
+thousand parameters.
 
 Batches are [S, B, ...], S of them of one shape, and are run through one after
 another: memory is one batch's. Vectors are of layer_arrays. Functions are pure
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from influence_jax import layer_arrays, types
+from influence_jax import layer_arrays, taps, types
 
 
 def stack(batches: list[types.Batch]) -> types.Batch:
@@ -95,37 +95,64 @@ def along(
   return jnp.vdot(tangents, _hessian(model, batch, outputs)(tangents))
 
 
-def root_rows(
+def root(
   model: types.Model, params: types.PyTree, batches: types.Batch
-) -> dict[str, jax.Array]:
-  """Rows R with G = R^T R, {path: [rows, *stack, I, O]}: V a position.
+) -> dict[str, types.Factors]:
+  """R of G = R^T R, a layer in one of two forms. With N rows of data, each of
 
-  H = C C^T by its eigenvectors, so a position gives V rows of C^T J / sqrt(N).
-  Memory is rows x parameters.
+  Y outputs (V a position), R has J = N Y rows, the gradients by the layer of
+  C^T outputs / sqrt(N), H = C C^T:
+
+    {'g': [J, *stack, I, O]}
+    {'a': [N, I], 'ds': [N, Y, O]}, row (n, y) is a_n ds_ny^T
+
+  the second where a layer sees one position of a row. It takes Y passes
+  backward over the data.
   """
+  layers, first = model.layers, jax.tree.map(lambda x: x[0], batches)
+  seen = taps.positions(model.apply_fn, params, layers, first.inputs)
+  B = len(first.inputs)
+
+  def init(layer):
+    if seen[layer.path] == 1:
+      return {
+        'a': jnp.zeros((B, layer.num_in)), 'ds': jnp.zeros((B, layer.num_out))
+      }  # fmt: skip
+    return {'g': jnp.zeros((B, layer.num_in, layer.num_out))}
 
   def of_batch(batch):
-    outputs, push = _linearise(model, params, batch)
-    pull = jax.linear_transpose(push, layer_arrays.zeros(model.layers))
-    num = outputs.size // outputs.shape[-1]
-    roots_PxVxV = jax.vmap(_root, in_axes=(None, 0, 0, 0))(
-      model,
-      outputs.reshape(num, -1),
-      batch.targets.reshape(num, *batch.targets.shape[batch.mask.ndim :]),
-      batch.mask.reshape(num),
-    )
+    roots_BxTxVxV = _roots(model, batch, model.apply_fn(params, batch.inputs))
 
-    def row(position, v):
-      zero_PxV = jnp.zeros((num, outputs.shape[-1]), outputs.dtype)
-      root_V = roots_PxVxV[position, :, v].astype(outputs.dtype)
-      return pull(zero_PxV.at[position].set(root_V).reshape(outputs.shape))[0]
+    def pull(place):
+      t, v = place
+      along_BxTxV = jnp.zeros(roots_BxTxVxV.shape[:3])
+      along_BxTxV = along_BxTxV.at[:, t].set(roots_BxTxVxV[:, t, :, v])
 
-    places = jnp.indices((num, outputs.shape[-1])).reshape(2, -1)
-    return jax.lax.map(lambda at: row(*at), tuple(places), batch_size=64)
+      def loss_fn(params):
+        outputs = model.apply_fn(params, batch.inputs)
+        return jnp.vdot(along_BxTxV, outputs.reshape(along_BxTxV.shape)), None
+
+      slots = taps.zeros(layers, init)
+      return taps.layer_stats(
+        loss_fn, params, layers, _gradient, slots, {}, batch.mask
+      )[0]
+
+    places = jnp.indices(roots_BxTxVxV.shape[1:3]).reshape(2, -1)
+    return jax.lax.map(pull, tuple(places))
 
   found = jax.lax.map(of_batch, batches)
   scale = jnp.sqrt(count(batches))
-  return {p: x.reshape(-1, *x.shape[2:]) / scale for p, x in found.items()}
+  return {path: _rows(layers[path], x, scale) for path, x in found.items()}
+
+
+def root_rows(
+  model: types.Model, params: types.PyTree, batches: types.Batch
+) -> dict[str, jax.Array]:
+  """`root` multiplied out, {path: [J, *stack, I, O]}: J x parameters."""
+  return {
+    path: x['g'] if 'g' in x else _outer(x['a'][:, None], x['ds'])
+    for path, x in root(model, params, batches).items()
+  }
 
 
 def dense(
@@ -134,8 +161,8 @@ def dense(
   """G [P, P], parameters in the order of `jax.tree.leaves` of a vector."""
   rows = root_rows(model, params, batches)
   flat = [x.reshape(len(x), -1) for x in jax.tree.leaves(rows)]
-  rows_RxP = jnp.concatenate(flat, axis=1)
-  return rows_RxP.T @ rows_RxP
+  rows_JxP = jnp.concatenate(flat, axis=1)
+  return rows_JxP.T @ rows_JxP
 
 
 def _linearise(model, params, batch) -> tuple[jax.Array, Callable]:
@@ -158,12 +185,48 @@ def _hessian(model, batch, outputs) -> Callable:
   return jax.linearize(jax.grad(total), outputs)[1]
 
 
-def _root(model, outputs_V, target, mask) -> jax.Array:
-  """C [V, V] of one position, H = C C^T."""
+def _roots(model, batch, outputs) -> jax.Array:
+  """C [B, T, V, V] of every position, H = C C^T."""
+  positions = batch.mask.size // len(batch.mask)
 
-  def loss(outputs_V):
+  def loss(outputs_V, target, mask):
     row = (x[None] for x in (outputs_V, target, mask))
     return model.loss.per_sequence(*row)[0]
 
-  L_V, Q_VxV = jnp.linalg.eigh(jax.hessian(loss)(outputs_V))
-  return Q_VxV * jnp.sqrt(jnp.maximum(L_V, 0))[None]
+  def one(*position):
+    L_V, Q_VxV = jnp.linalg.eigh(jax.hessian(loss)(*position))
+    return Q_VxV * jnp.sqrt(jnp.maximum(L_V, 0))[None]
+
+  num, axes = batch.mask.size, batch.mask.ndim
+  flat = (x.reshape(num, *x.shape[axes:]) for x in (batch.targets, batch.mask))
+  roots = jax.vmap(one)(outputs.reshape(num, -1), *flat)
+  return roots.reshape(len(batch.mask), positions, *roots.shape[1:])
+
+
+def _gradient(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+  """Of every row; its two sides where it is of one position."""
+  del mask_BxT, factors
+  if a_BxTxI.shape[1] == 1:
+    return {'a': a_BxTxI[:, 0], 'ds': ds_BxTxO[:, 0]}
+  return {'g': jnp.einsum('bti,bto->bio', a_BxTxI, ds_BxTxO)}
+
+
+def _outer(a, ds):
+  """[J, I, O] of [N, Y, I] and [N, Y, O]."""
+  g = a[..., :, None] * ds[..., None, :]
+  return g.reshape(-1, *g.shape[-2:])
+
+
+def _rows(layer, found, scale) -> types.Factors:
+  """Of all batches: sides and gradients [S, Y, *stack, B, ...] row by row."""
+  if 'a' in found and not layer.stack:
+    ds_NxYxO = jnp.moveaxis(found['ds'], 1, 2) / scale
+    return {
+      'a': found['a'][:, 0].reshape(-1, layer.num_in),
+      'ds': ds_NxYxO.reshape(-1, *ds_NxYxO.shape[2:]),
+    }
+  g = found.get('g')
+  if g is None:
+    g = found['a'][..., :, None] * found['ds'][..., None, :]
+  g = jnp.moveaxis(g, 2 + len(layer.stack), 1) / scale  # [S, B, Y, ...]
+  return {'g': g.reshape(-1, *g.shape[3:])}

@@ -93,6 +93,27 @@ def find_layers(
   return Found(layers, left_out)
 
 
+def positions(
+  apply_fn: Callable, params: types.PyTree, layers: dict, inputs: Any
+) -> dict[str, int]:
+  """T of each layer, {path: T}: of a sequence (an image) it sees so many."""
+  found = {}
+
+  def note(call, args, kwargs, context):
+    y = call(*args, **kwargs)
+    path = '/'.join(context.module.path)
+    if _is_dense_call(context) and path in layers:
+      found[path] = y.size // (len(y) * layers[path].num_out)
+    return y
+
+  def forward(params, inputs):
+    with nn.intercept_methods(note):
+      return apply_fn(params, inputs)
+
+  jax.eval_shape(forward, params, inputs)
+  return found
+
+
 def zeros(layers: dict, init: Callable) -> dict[str, types.Stats]:
   """{path: init(layer)} with the layer's stack axis in front."""
   return {

@@ -378,9 +378,9 @@ class ProblemTest(parameterized.TestCase):
           *(solvers.damped(problem.sampled, data, x, s) for s in range(3)),
         ]
 
-      return jax.vmap(of)(vectors), problem.dense(data), problem.rows(data)
+      return jax.vmap(of)(vectors), problem.dense(data), problem.root(data)
 
-    products, dense, rows = run(problem.data)
+    products, dense, root = run(problem.data)
     for got, matrix in zip(products, [_matrix(), *_sampled()], strict=True):
       testing.assert_near(self, exact_ggn.raveled(got), _right_sides() @ matrix)
     # Of the batches too, else a sequence counts more in a smaller one
@@ -388,8 +388,8 @@ class ProblemTest(parameterized.TestCase):
     testing.assert_near(self, sum(parts) / 3, whole)
     D_P = exact_ggn.diagonal(problem.layers, _damping())
     testing.assert_near(self, dense + jnp.diag(D_P), _matrix())
-    rows_RxP = exact_ggn.raveled(rows)
-    testing.assert_near(self, rows_RxP.T @ rows_RxP, dense)
+    rows_JxP = exact_ggn.raveled({path: x['g'] for path, x in root.items()})
+    testing.assert_near(self, rows_JxP.T @ rows_JxP, dense)
 
   def test_it_preconditions_as_influence_does(self):
     problem = _problem()

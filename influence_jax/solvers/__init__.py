@@ -27,7 +27,7 @@ class Problem(NamedTuple):
   product: Callable  # (data, x) -> G x
   sampled: Callable  # (data, x, s) -> G x by batch s alone; their mean is G x
   dense: Callable  # data -> G [P, P], in the order of a raveled vector
-  rows: Callable  # data -> R of G = R^T R, {path: [rows, *stack, I, O]}
+  root: Callable  # data -> R of G = R^T R, as `ggn.root`
   precondition: Callable  # (data, r) -> (an approximation of G + damping)^-1 r
   data: types.PyTree  # with `damping`, {path: [*stack]}
   layers: dict[str, types.Layer]
@@ -68,8 +68,8 @@ def problem(
   def dense(data):
     return ggn.dense(model, data['params'], data['batches'])
 
-  def rows(data):
-    return ggn.root_rows(model, data['params'], data['batches'])
+  def root(data):
+    return ggn.root(model, data['params'], data['batches'])
 
   def precondition(data, r):
     return influence.precondition_one(
@@ -82,7 +82,7 @@ def problem(
     'params': params, 'batches': batches, 'damping': damping, 'factors': factors
   }  # fmt: skip
   return Problem(
-    product, sampled, dense, rows, precondition, data, layers, num_batches,
+    product, sampled, dense, root, precondition, data, layers, num_batches,
     num_sequences,
   )  # fmt: skip
 
