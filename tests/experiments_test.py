@@ -190,7 +190,7 @@ class ExperimentsTest(absltest.TestCase):
   def test_no_layer_an_unknown_curvature_and_an_unknown_corpus(self):
     for path, value, message in (
       ('layers', 'nothing', 'no dense layer'),
-      ('curvature.name', 'shampoo', 'ekfac'),
+      ('curvature.name', 'no_such_thing', 'ekfac'),
       ('data.name', 'nowhere', 'wiki_leads'),
     ):
       config = self.config.copy_and_resolve_references()
