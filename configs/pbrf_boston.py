@@ -1,7 +1,7 @@
 """Estimates against the proximal Bregman response on Boston Housing, 354 rows.
 
   python -m experiments.validate_pbrf --config=configs/pbrf_boston.py \
-    --workdir=runs/pbrf_boston
+    --workdir=runs/validation/pbrf_boston
 """
 
 import ml_collections
@@ -12,5 +12,5 @@ from configs import pbrf_concrete
 def get_config() -> ml_collections.ConfigDict:
   c = pbrf_concrete.get_config()
   c.data.name = 'boston'
-  c.validation.update(task='boston', batch_size=354, num_points=354)
+  c.validation.update(task='boston', batch_size=59)
   return c

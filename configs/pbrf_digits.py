@@ -1,7 +1,7 @@
-"""Estimates against the proximal Bregman response on scikit-learn's digits.
+"""Estimates against the proximal Bregman response on 500 of the 8x8 digits.
 
   python -m experiments.validate_pbrf --config=configs/pbrf_digits.py \
-    --workdir=runs/pbrf_digits
+    --workdir=runs/validation/pbrf_digits
 """
 
 import ml_collections
@@ -11,15 +11,10 @@ from configs import pbrf_concrete
 
 def get_config() -> ml_collections.ConfigDict:
   c = pbrf_concrete.get_config()
-  c.data.update(name='digits', num_train=1000, num_test=300)
+  c.data.update(name='digits', num_train=500, num_test=300)
   c.model.update(widths=(64, 64), activation='relu', num_outputs=10)
   c.loss = 'softmax_cross_entropy'
   c.train.update(num_epochs=50, learning_rate=0.03, weight_decay=1e-4)
-  c.validation.update(task='digits', batch_size=1000, num_points=300)
+  c.validation.update(task='digits', batch_size=100)
   c.validation.bounds.exact = 0.9
-  c.validation.response.preconditioner = 'dense'
-  c.validation.methods = tuple(
-    {**method, 'solver': 'dense'} if method['label'] == 'exact' else method
-    for method in map(dict, c.validation.methods)
-  )
   return c

@@ -2,7 +2,7 @@
 
 A claim is a dict of
 
-  id         of paper.md's list, as 'E7a'
+  id         as 'E7a'; 'E1 concrete' where there is one a task
   figure     of the paper
   statement  what is measured, as a phrase
   value      a number; interval: [low, high], 95 %, or None where there is none
@@ -125,5 +125,5 @@ def bound(one: dict) -> str:
 
 
 def _order(name: str) -> tuple[int, str]:
-  digits = ''.join(x for x in name if x.isdigit())
+  digits = ''.join(x for x in name.split()[0] if x.isdigit())
   return int(digits or 0), name

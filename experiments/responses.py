@@ -63,7 +63,7 @@ class _Solver:
     num = int(ggn.count(task.batches))
     arrays = {
       'params': task.params, 'batches': task.batches, 'damping': damping,
-      'factors': factors,
+      'factors': factors, 'anchors': _anchors(task),
     }  # fmt: skip
     if section.preconditioner != 'ekfac':
       arrays['inverse'] = jax.jit(
@@ -80,8 +80,8 @@ class _Solver:
         )
 
       return pbrf.Problem(
-        task.model, arrays['params'], arrays['batches'], arrays['damping'],
-        section.epsilon_times_n / num, precondition,
+        task.model, *map(arrays.get, ('params', 'batches', 'anchors')),
+        arrays['damping'], section.epsilon_times_n / num, precondition,
       )  # fmt: skip
 
     def start(arrays, points):
@@ -136,6 +136,12 @@ class _Solver:
       'ratio': np.array(ratio).tolist(),
       'steps': np.array(steps).tolist(),
     }
+
+
+def _anchors(task):
+  return jax.jit(lambda *x: pbrf.anchors(task.model, *x))(
+    task.params, task.batches
+  )
 
 
 def _factorise(model, how: str, arrays):

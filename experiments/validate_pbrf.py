@@ -1,7 +1,7 @@
 """Do estimates agree with the proximal Bregman response? Figs. 6 and 7.
 
   python -m experiments.validate_pbrf --config=configs/pbrf_concrete.py \
-    --workdir=runs/pbrf_concrete
+    --workdir=runs/validation/pbrf_concrete
 
 Trains the net once a seed (experiments.train_net), then for each damping solves
 for the response of every point (influence_jax.pbrf) and asks each method for
@@ -15,8 +15,9 @@ The claims are of validation.claimed, a damping fixed beforehand:
   E1  the exact solution, whatever method is labelled so, against the response
   E2  EK-FAC less gradient dot product
   E3  EK-FAC less LiSSA at its last step
-  E4  seconds that LiSSA needs to agree as well as EK-FAC, over those of EK-FAC
-      and its fit, all queries together; at least its whole run if it never does
+  E4  seconds that LiSSA needs to agree as well as EK-FAC, its search for a
+      scale not among them, over those of EK-FAC and its fit, all queries
+      together; at least its whole run if it never agrees as well
 
 Writes WORKDIR/seed0/... (net, responses, estimates) and WORKDIR/result.json,
 damping.png and cost.png. The same command again goes on where it stopped.
@@ -48,6 +49,7 @@ from influence_jax import influence, store
 from influence_jax.report import figures, terminal
 
 _CONVERGED = 1e-3
+_KEPT = 'label', 'step', 'products', 'seconds', 'start', 'residual'
 EXACT, EKFAC, DOT, LISSA = 'exact', 'EK-FAC', 'gradient dot product', 'LiSSA'
 
 
@@ -103,7 +105,7 @@ def summarise(rows: list[dict]) -> list[dict]:
       },
       **{
         key: _median([row[key] for row in group])
-        for key in ('products', 'seconds', 'residual')
+        for key in ('products', 'seconds', 'start', 'residual')
       },
     }
     for (damping, label, step), group in groups.items()
@@ -142,7 +144,10 @@ def _of_seed(config, workdir, seed) -> tuple[list[dict], dict]:
         'damping': name,
         'num_points': len(converged_M),
         'num_converged': int(converged_M.sum()),
-        'ratio': agreement.summary(truth['ratio']),
+        'ratio': {
+          'median': float(np.median(truth['ratio'])),
+          'max': float(truth['ratio'].max()),
+        },
         'seconds': truth['seconds'],
         'diverged': [x for x in found['estimates'] if 'diverged' in x],
       }
@@ -173,8 +178,7 @@ def _rows(name, response_KxM, converged_M, found) -> list[dict]:
   return [
     {
       'damping': name,
-      **{key: x[key] for key in ('label', 'step', 'products', 'seconds')},
-      'residual': x['residual'],
+      **{key: x[key] for key in _KEPT},
       **correlations(np.array(x['scores']), response_KxM, converged_M),
       'with_exact': correlations(
         np.array(x['scores']), exact_KxM, np.ones_like(converged_M)
@@ -243,7 +247,7 @@ def _seconds_ratio(last, wanted: float, tasks) -> float:
     if np.mean([x for row in group for x in row['pearson']]) >= wanted
   ]
   step = min(reached) if reached else max(steps)
-  theirs = np.median([row['seconds'] for row in steps[step]])
+  theirs = np.median([row['seconds'] - row['start'] for row in steps[step]])
   solve = np.median([row['seconds'] for row in last[EKFAC][None]])
   fit = np.median([task['fit_seconds'] for task in tasks])
   return float(theirs / (fit + solve))

@@ -45,9 +45,9 @@ def count(batches: types.Batch) -> jax.Array:
 
 
 def over_batches(
-  fn: Callable[[types.Batch], types.PyTree], batches: types.Batch
+  fn: Callable[[types.PyTree], types.PyTree], batches: types.PyTree
 ) -> types.PyTree:
-  """The sum of fn(batch) over the S batches."""
+  """The sum of fn(batch) over the S batches, and what else is [S, ...]."""
   first = jax.tree.map(lambda x: x[0], batches)
   zero = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(fn, first)

@@ -41,6 +41,7 @@ class Problem(NamedTuple):
   model: types.Model
   params: types.PyTree
   batches: types.Batch  # [S, B, ...] of all N sequences
+  anchors: jax.Array  # [S, B, ...] their outputs at theta, by `anchors`
   damping: dict[str, jax.Array]  # {path: [*stack]}, as the estimators'
   epsilon: float  # 1 / N: one more copy; -1 / N: left out
   precondition: Callable[[Vector], Vector]  # about (G + damping)^-1
@@ -59,10 +60,18 @@ class State(NamedTuple):
   steps: jax.Array  # int32, taken
 
 
+def anchors(
+  model: types.Model, params: types.PyTree, batches: types.Batch
+) -> jax.Array:
+  """Outputs of every batch at theta, [S, B, ...]: once for all steps."""
+  return jax.lax.map(lambda x: model.apply_fn(params, x), batches.inputs)
+
+
 def objective(problem: Problem, point: types.Batch, moved: Vector) -> jax.Array:
   """Q(v), in nats (of one sequence: both sums are means)."""
   divergence = ggn.over_batches(
-    lambda batch: _divergence(problem, batch, moved), problem.batches
+    lambda both: _divergence(problem, *both, moved),
+    (problem.batches, problem.anchors),
   )
   return divergence / ggn.count(problem.batches) + _rest(problem, point, moved)
 
@@ -160,12 +169,10 @@ def adam(
   )  # fmt: skip
 
 
-def _divergence(problem, batch, moved) -> jax.Array:
-  model, params = problem.model, problem.params
-  anchors = jax.lax.stop_gradient(model.apply_fn(params, batch.inputs))
-  outputs = model.apply_fn(
-    layer_arrays.moved(params, model.layers, moved), batch.inputs
-  )
+def _divergence(problem, batch, anchors, moved) -> jax.Array:
+  model = problem.model
+  params = layer_arrays.moved(problem.params, model.layers, moved)
+  outputs = model.apply_fn(params, batch.inputs)
   return losses.bregman(
     model.loss, outputs, anchors, batch.targets, batch.mask
   ).sum()

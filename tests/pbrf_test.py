@@ -83,8 +83,10 @@ def _problem(name, epsilon, damping=None, inverse=None):
     solved = exact_ggn.vectors(model.layers, x_1xP @ inverse)
     return {path: a[0] for path, a in solved.items()}
 
+  batches = ggn.stack(batches)
+  anchors = pbrf.anchors(model, params, batches)
   return pbrf.Problem(
-    model, params, ggn.stack(batches), damping, epsilon, precondition
+    model, params, batches, anchors, damping, epsilon, precondition
   )
 
 
