@@ -12,5 +12,9 @@ from configs import pbrf_concrete
 def get_config() -> ml_collections.ConfigDict:
   c = pbrf_concrete.get_config()
   c.data.name = 'boston'
-  c.validation.update(task='boston', batch_size=59)
+  c.validation.update(
+    task='boston',
+    batch_size=59,
+    dampings=(('absolute', 1e-2), ('absolute', 1e-1), ('relative', 0.1)),
+  )
   return c

@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
       preconditioner='woodbury',  # or 'dense', 'ekfac'
       epsilon_times_n=1.0,  # one more copy of the point
       tolerance=1e-4,  # of the ratio of the gradient's norms
-      max_steps=100,
+      max_steps=30,  # where a unit of relu is at its kink no step may help
       points_at_once=25,
       points_a_file=50,
     ),

@@ -14,5 +14,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.model = dict(
     name='convnet', channels=(8, 16), num_outputs=10, dtype='float64'
   )
-  c.validation.task = 'FashionMNIST, convolutions'
+  c.validation.update(
+    task='FashionMNIST, convolutions',
+    seeds=(0,),
+    num_points=25,
+    dampings=(c.validation.claimed,),
+  )
   return c
