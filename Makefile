@@ -4,6 +4,8 @@
 # make bench        times against kronfluence: results/benchmark.json and .png
 # make figures      every ladder and study, the table of the paper's claims: many
 #                   hours, said before it starts; the same command goes on
+# make validate     estimates against what they estimate (docs/validation.md):
+#                   under an hour; the same command goes on
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN = .venv/bin/python
@@ -12,7 +14,7 @@ RUN = .venv/bin/python
 # madvise or always, training steps on a CPU take about half the time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench figures
+.PHONY: quickstart test lint bench figures validate
 
 quickstart: .venv/installed
 	$(RUN) -m experiments.quickstart --config=configs/quickstart.py \
@@ -35,6 +37,12 @@ bench: .venv/installed
 figures: export JAX_NUM_CPU_DEVICES ?= 2
 figures: .venv/installed
 	$(RUN) -m experiments.reproduce --config=configs/figures.py --workdir=runs
+	$(RUN) -m experiments.figures --workdir=runs --out=results \
+	  --readme=README.md
+
+validate: .venv/installed
+	$(RUN) -m experiments.reproduce --config=configs/figures.py --workdir=runs \
+	  "--config.figures.only=('validation',)"
 	$(RUN) -m experiments.figures --workdir=runs --out=results \
 	  --readme=README.md
 

@@ -34,7 +34,22 @@ def get_config() -> ml_collections.ConfigDict:
       ('tokenwise', 'planted', 164),
       ('procedural', 'planted', 30),
     ),
-    only=(),  # ladders to run, with their studies; () is all
+    # Binary, config; WORKDIR/validation/config is its workdir. Seconds likewise
+    validations=(
+      ('validate_pbrf', 'pbrf_concrete', None),
+      ('validate_pbrf', 'pbrf_boston', None),
+      ('validate_pbrf', 'pbrf_digits', None),
+      ('validate_pbrf', 'pbrf_mnist', None),
+      ('validate_pbrf', 'pbrf_fashion_mnist', None),
+      ('validate_pbrf', 'pbrf_relu', None),
+      ('validate_pbrf', 'pbrf_convnet', None),
+      ('validate_pbrf', 'pbrf_language_model', None),
+      ('decomposition', 'decomposition_logistic', None),
+      ('decomposition', 'decomposition_digits', None),
+      ('fragility', 'fragility_digits', None),
+      ('solver_cost', 'solver_cost_language_model', None),
+    ),
+    only=(),  # ladders to run, or 'validation'; () is all ladders
     dry=False,  # say what there is to do, and do nothing
   )
   return c

@@ -1,4 +1,7 @@
-"""What experiments.figures shows: ladders, studies and claims of a workdir."""
+"""What experiments.figures shows: ladders, studies and claims of a workdir.
+
+Beside ladders, WORKDIR/validation holds studies that need none.
+"""
 
 import ast
 import os
@@ -10,6 +13,8 @@ from ml_collections import ConfigDict
 
 from experiments import claims
 from influence_jax import store
+
+VALIDATION = 'validation'
 
 
 class Ladder(NamedTuple):
@@ -58,10 +63,12 @@ def find(section: ConfigDict, workdir: pathlib.Path) -> Found:
   """
   names = [name for name, _ in section.ladders]
   pairs = [(study, ladder) for study, ladder, _ in section.studies]
+  binaries = {name: binary for binary, name, _ in section.validations}
+  pairs += [(name, VALIDATION) for name in binaries]
   ladders = [_ladder(p.parent) for p in sorted(workdir.glob('*/ladder.json'))]
-  roots = {*names, *(one.name for one in ladders)}
+  roots = {*names, VALIDATION, *(one.name for one in ladders)}
   studies = [
-    _study(path.parent, pairs)
+    _study(path.parent, pairs, binaries)
     for path in sorted(workdir.glob('*/*/result.json'))
     if path.parts[-3] in roots
   ]
@@ -110,10 +117,13 @@ def _ladder(folder: pathlib.Path) -> Ladder:
   return Ladder(folder.name, folder, result, sorted(folder.glob('ladder.png')))
 
 
-def _study(folder: pathlib.Path, pairs: list[tuple[str, str]]) -> Study:
+def _study(folder: pathlib.Path, pairs: list, binaries: dict) -> Study:
   name, ladder = folder.name, folder.parent.name
+  shown = title(name)
+  if ladder == VALIDATION and name in binaries:
+    shown = f'{name}: {title(binaries[name])}'
   return Study(
-    name, ladder, (name, ladder) in pairs, folder, title(name),
+    name, ladder, (name, ladder) in pairs, folder, shown,
     store.read_json(folder / 'result.json'), sorted(folder.glob('*.png')),
   )  # fmt: skip
 

@@ -5,9 +5,12 @@
 First it says what is left to train, fit and score and how long that will take
 on this machine, as experiments.plan predicts it for each size of model (some
 minutes a ladder, and none for what is done; --config.figures.dry=True does no
-more than that). Then each command, printed as you would type it, is a process
-of its own: results name their own command, and memory is given back. Each goes
-on where it stopped, so this one does, too. The first that fails stops the run.
+more than that). `only` names ladders, each with its studies, or 'validation',
+the studies that need no ladder (`make validate`).
+
+Then each command, printed as you would type it, is a process of its own:
+results name their own command, and memory is given back. Each goes on where it
+stopped, so this one does, too. The first that fails stops the run.
 
 Writes WORKDIR/<ladder>/, WORKDIR/index.html (experiments.figures) and
 WORKDIR/commands.jsonl, the seconds that each command took.
@@ -27,7 +30,7 @@ import rich
 from ml_collections import ConfigDict
 from rich import table
 
-from experiments import common, ladder, plan
+from experiments import common, figures_found, ladder, plan
 from influence_jax.report import terminal
 
 Command = tuple[str, ...]  # a module of experiments and its flags
@@ -57,7 +60,7 @@ def commands(section: ConfigDict, workdir: pathlib.Path) -> list[Command]:
   configs = dict(section.ladders)
   asked = section.only or tuple(configs)
   needed = {root for _, root, _ in section.studies}
-  if unknown := {*asked, *needed} - {*configs}:
+  if unknown := {*asked, *needed} - {*configs, figures_found.VALIDATION}:
     raise ValueError(
       f'figures.only or figures.studies name the ladders {sorted(unknown)}, '
       f'figures.ladders has {sorted(configs)}'
@@ -76,6 +79,13 @@ def commands(section: ConfigDict, workdir: pathlib.Path) -> list[Command]:
       command(study, f'configs/{study}.py', workdir / root)
       for study, root, _ in section.studies
       if root in asked
+    ),
+    *(
+      command(
+        binary, f'configs/{name}.py', workdir / figures_found.VALIDATION / name
+      )
+      for binary, name, _ in section.validations
+      if figures_found.VALIDATION in asked
     ),
     ('figures', f'--workdir={workdir}'),
   ]
@@ -123,7 +133,11 @@ def todo(section: ConfigDict, workdir: pathlib.Path) -> list[dict]:
         if num
       )
       rows.append({'name': f'{name} {size}', 'left': left, 'seconds': seconds})
-  for study, root, seconds in section.studies:
+  studies = [
+    *section.studies,
+    *((x, figures_found.VALIDATION, s) for _, x, s in section.validations),
+  ]
+  for study, root, seconds in studies:
     if root in asked:
       done = (workdir / root / study / 'result.json').exists()
       rows.append(

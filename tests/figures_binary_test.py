@@ -32,6 +32,7 @@ def _section():
         ('sparsity', 'english', None), ('layerwise', 'planted', None),
         ('scaling', 'english', 60),
       ),
+      validations=(('validate_pbrf', 'pbrf_concrete', 60),),
       only=(), dry=False,
     )
   )  # fmt: skip
@@ -214,7 +215,7 @@ class FiguresTest(parameterized.TestCase):
   def test_what_has_not_run_is_said(self):
     lines = [
       'not run: ladder english', 'unfinished: ladder planted, 1 of 3 rungs',
-      'not run: scaling (english)',
+      'not run: scaling (english)', 'not run: pbrf_concrete (validation)',
     ]  # fmt: skip
     items = [element['text'] for element in self.page().of('li')]
     self.assertEqual(items, lines)
@@ -238,6 +239,19 @@ class FiguresTest(parameterized.TestCase):
     ):
       copied = json.loads((self.out / name / 'result.json').read_text())
       self.assertEqual(copied['command'], f'run layerwise {ladder}')
+
+  def test_what_needs_no_ladder_is_shown_too(self):
+    self.write_study('validation', 'pbrf_concrete', [_claim('E1 concrete')])
+    found = {one['id']: one for one in self.run_it(out=self.out)}
+    self.assertEqual(
+      found['E1 concrete']['command'], 'run pbrf_concrete validation'
+    )
+    self.assertTrue((self.out / 'pbrf_concrete' / 'result.json').exists())
+    self.assertEqual(
+      self.page().of('h2')[-1]['text'],
+      'pbrf_concrete: Do estimates agree with the proximal Bregman response? '
+      'Figs. 6 and 7.',
+    )
 
   def test_a_workdir_that_is_no_ladder_is_left_out(self):
     self.write_study('quickstart', 'sparsity', [_claim('E8', 0.2)])
@@ -349,6 +363,9 @@ class ConfigTest(absltest.TestCase):
       self.assertIn(ladder, dict(section.ladders))
       self.assertTrue((_ROOT / f'configs/{study}.py').exists(), study)
       self.assertNotEqual(figures_found.title(study), study)
+    for binary, name, _ in section.validations:
+      self.assertTrue((_ROOT / f'configs/{name}.py').exists(), name)
+      self.assertNotEqual(figures_found.title(binary), binary)
     for _, path in section.ladders:
       self.assertTrue((_ROOT / path).exists(), path)
 

@@ -36,6 +36,7 @@ def _section(**changes):
         ('sparsity', 'english', 90), ('layerwise', 'planted', None),
         ('scaling', 'english', 30),
       ),
+      validations=(('decomposition', 'decomposition_digits', 60),),
       only=(), dry=False,
     ) | changes
   )  # fmt: skip
@@ -73,6 +74,17 @@ class CommandsTest(absltest.TestCase):
       ['experiments.train_ladder', 'experiments.layerwise',
        'experiments.figures'],
     )  # fmt: skip
+
+  def test_what_needs_no_ladder_runs_where_it_is_asked_for(self):
+    self.assertEqual(
+      self.shown(_section(only=('validation',))),
+      [
+        'python -m experiments.decomposition '
+        '--config=configs/decomposition_digits.py '
+        '--workdir=runs/validation/decomposition_digits',
+        'python -m experiments.figures --workdir=runs',
+      ],
+    )
 
   def test_an_unknown_ladder_is_a_clear_error(self):
     with self.assertRaisesRegex(ValueError, r"\['x'\].*\['english', 'planted'"):
@@ -227,6 +239,16 @@ class TodoTest(absltest.TestCase):
     self.assertEqual(
       rows['planted l']['left'], {'train': 2, 'fit': 2, 'score': 2}
     )
+
+  def test_what_needs_no_ladder_is_in_the_plan_where_it_is_asked_for(self):
+    rows = self.todo(only=('validation',))
+    self.assertEqual(
+      {name: row['seconds'] for name, row in rows.items()},
+      {'decomposition_digits': 60},
+    )
+    self.write('validation/decomposition_digits/result.json')
+    rows = self.todo(only=('validation',))
+    self.assertEqual(rows['decomposition_digits']['seconds'], 0)
 
   def test_what_is_done_takes_no_time_and_is_not_planned(self):
     folder = 'planted/s_seed0'
