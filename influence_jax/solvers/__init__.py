@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from influence_jax import by_name, ggn, influence, layer_arrays, types
 
@@ -98,6 +99,44 @@ def limit(problem: Problem, b_K: Vector) -> jax.Array:
   least = min(float(x.min()) for x in problem.data['damping'].values())
   norms_K = jax.vmap(layer_arrays.norm)(b_K)
   return 1e3 * norms_K / max(least, jnp.finfo(norms_K.dtype).tiny)
+
+
+def by_batches(
+  problem: Problem,
+  b_K: Vector,
+  start: types.PyTree,
+  step: Callable,
+  x_of: Callable[[types.PyTree], Vector],
+  seed: int,
+  name: str,
+  **settings: float,
+) -> Iterator[Iterate]:
+  """Iterates of a solver that sees one batch a step, in an order drawn anew
+
+  each time that all have been seen.
+
+  Args:
+    step: (data, b_K, state, s) -> the next state, norms [K] of its x.
+    x_of: state -> x_K.
+    name, settings: for the message of `Diverged`, which says to lower the first
+      of the settings.
+  """
+  known = ', '.join(f'{key} {x:g}' for key, x in settings.items())
+  first = next(iter(settings))
+  limit_K, rng = limit(problem, b_K), np.random.default_rng(seed)
+  state, num_steps = start, 0
+  batch_size = problem.num_sequences / problem.num_batches
+  while True:
+    for s in rng.permutation(problem.num_batches):
+      yield Iterate(x_of(state), round(num_steps * batch_size))
+      state, norm_K = step(problem.data, b_K, state, int(s))
+      num_steps += 1
+      if not (norm_K <= limit_K).all():
+        raise Diverged(
+          f'{name} diverged at step {num_steps}, {known}: norms '
+          f'{np.asarray(norm_K).tolist()}, far beyond any solution; lower the '
+          f'{first} or take larger batches'
+        )
 
 
 def residual(problem: Problem, x_K: Vector, b_K: Vector) -> jax.Array:

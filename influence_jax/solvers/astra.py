@@ -10,7 +10,6 @@ batches.
 import functools
 
 import jax
-import numpy as np
 import optax
 
 from influence_jax import layer_arrays, solvers
@@ -35,8 +34,6 @@ def make(
   optimizer = optax.sgd(schedule, momentum)
 
   def solve(problem, b_K):
-    rng = np.random.default_rng(seed)
-
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def start(data, b):
@@ -53,19 +50,9 @@ def make(
       x = optax.apply_updates(x, updates)
       return (x, inner), layer_arrays.norm(x)
 
-    limit_K = solvers.limit(problem, b_K)
-    state, num_steps = start(problem.data, b_K), 0
-    batch_size = problem.num_sequences / problem.num_batches
-    while True:
-      for s in rng.permutation(problem.num_batches):
-        yield solvers.Iterate(state[0], round(num_steps * batch_size))
-        state, norm_K = step(problem.data, b_K, state, int(s))
-        num_steps += 1
-        if not (norm_K <= limit_K).all():
-          raise solvers.Diverged(
-            f'ASTRA diverged at step {num_steps}, rate {rate:g}, momentum '
-            f'{momentum:g}: norms {np.asarray(norm_K).tolist()}, far beyond '
-            'any solution; lower the rate or take larger batches'
-          )
+    yield from solvers.by_batches(
+      problem, b_K, start(problem.data, b_K), step, lambda state: state[0],
+      seed, 'ASTRA', rate=rate, momentum=momentum,
+    )  # fmt: skip
 
   return solve

@@ -26,7 +26,6 @@ def make(scale: float | None = None, seed: int = 0) -> solvers.Solver:
 
   def solve(problem, b_K):
     size = _scale(problem) if scale is None else scale
-    rng = np.random.default_rng(seed)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0, None))
@@ -35,22 +34,11 @@ def make(scale: float | None = None, seed: int = 0) -> solvers.Solver:
       r = layer_arrays.add(layer_arrays.add(b, r), pushed, -size)
       return r, size * layer_arrays.norm(r)
 
-    limit_K = solvers.limit(problem, b_K)
-    r_K, num_steps = b_K, 0
-    batch_size = problem.num_sequences / problem.num_batches
-    while True:
-      for s in rng.permutation(problem.num_batches):
-        yield solvers.Iterate(
-          jax.tree.map(lambda x: size * x, r_K), round(num_steps * batch_size)
-        )
-        r_K, norm_K = step(problem.data, b_K, r_K, int(s))
-        num_steps += 1
-        if not (norm_K <= limit_K).all():
-          raise solvers.Diverged(
-            f'LiSSA diverged at step {num_steps}, scale {size:g}: norms '
-            f'{np.asarray(norm_K).tolist()}, far beyond any solution; lower '
-            'the scale or take larger batches'
-          )
+    yield from solvers.by_batches(
+      problem, b_K, b_K, step,
+      lambda r_K: jax.tree.map(lambda x: size * x, r_K), seed,
+      'LiSSA', scale=size,
+    )  # fmt: skip
 
   return solve
 
