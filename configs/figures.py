@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
       ('validate_pbrf', 'pbrf_relu', None),
       ('validate_pbrf', 'pbrf_convnet', None),
       ('validate_pbrf', 'pbrf_language_model', None),
+      ('wall_clock', 'wall_clock_concrete', None),
       ('decomposition', 'decomposition_logistic', None),
       ('decomposition', 'decomposition_digits', None),
       ('fragility', 'fragility_digits', None),

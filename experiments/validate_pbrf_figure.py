@@ -1,4 +1,4 @@
-"""Figures of experiments.validate_pbrf: agreement by damping, and by cost."""
+"""The figure of experiments.validate_pbrf: agreement by damping."""
 
 import numpy as np
 from matplotlib import figure
@@ -31,13 +31,13 @@ def damping(result: dict) -> figure.Figure:
       rows = last.get((kind, label), {})
       places = sorted(rows)
       values = np.array([rows[x]['pearson'] for x in places])
-      look = _look(i)
-      panel.plot(places, values[:, 0], **look, label=label)
+      drawn = look(i)
+      panel.plot(places, values[:, 0], **drawn, label=label)
       panel.fill_between(
         places,
         values[:, 1],
         values[:, 2],
-        color=look['color'],
+        color=drawn['color'],
         alpha=0.12,
         lw=0,
       )
@@ -48,39 +48,7 @@ def damping(result: dict) -> figure.Figure:
   return fig
 
 
-@style.SETTINGS
-def cost(result: dict) -> figure.Figure:
-  """Pearson with the response against products and seconds, of the claimed
-
-  damping; what is solved in one go is a point at its seconds alone.
-  """
-  kind, value = result['config']['validation']['claimed']
-  rows = [x for x in result['rows'] if x['damping'] == f'{kind} {value:g}']
-  labels = list(dict.fromkeys(row['label'] for row in rows))
-  fit = np.median([seed['fit_seconds'] for seed in result['seeds']])
-  fig = figure.Figure((7.2, 3.2))
-  panels = fig.subplots(1, 2, sharey=True)
-  for i, label in enumerate(labels):
-    mine = [row for row in rows if row['label'] == label]
-    look = _look(i)
-    heights = [row['pearson'][0] for row in mine]
-    if mine[0]['step'] is None:
-      panels[0].axhline(heights[0], **{**look, 'lw': 0.8, 'marker': ''})
-    else:
-      panels[0].plot([x['products'] for x in mine], heights, **look)
-    seconds = [row['seconds'] + fit * (row['step'] is None) for row in mine]
-    panels[1].plot(seconds, heights, **look, label=label)
-  panels[0].set(
-    xscale='symlog', xlabel='products with one sequence’s G, a query',
-    ylabel='Pearson with the response',
-  )  # fmt: skip
-  panels[1].set(xscale='log', xlabel='seconds, all queries, fit included')
-  handles, names = panels[1].get_legend_handles_labels()
-  fig.legend(handles, names, loc='outside right upper')
-  return fig
-
-
-def _look(i: int) -> dict:
+def look(i: int) -> dict:
   """Of the method i: told apart by its marker where there are no colours."""
   look = style.line(i % 8)
   return {**look, 'marker': _MARKERS[i % len(_MARKERS)], 'ms': 4}
