@@ -33,10 +33,9 @@ def compute(
 
   `at`: label, `scores` [K, M] (nats; times epsilon they predict responses),
   `products` of G_z with a vector for a query, `residual` (median over queries,
-  None where G is not what is solved), `seconds` for all queries, and `start`,
-  those of them before a solver's first iterate: LiSSA's search for its scale,
-  whose products are not counted. A solver that diverges leaves a record with
-  `diverged`, the reason, and no scores.
+  None where G is not what is solved) and `seconds` for all queries, compiling
+  and LiSSA's search for its scale not among them. A solver that diverges leaves
+  a record with `diverged`, the reason, and no scores.
   """
   layers = task.model.layers
   g_KxIxO = jax.jit(
@@ -70,17 +69,16 @@ def compute(
       solve = _preconditioner(layers, *fits[name], damping, name == 'identity')
       x_Kx, seconds = _timed_once(solve, g_KxIxO)
       x_Kx = layer_arrays.lead(layers, x_Kx)
-      more = dict(step=None, residual=None, start=0.0)
-      found.append(record(label, x_Kx, 0, seconds, **more))
+      found.append(record(label, x_Kx, 0, seconds, step=None, residual=None))
       continue
     at = method.pop('at')
-    solver = solvers.make(method.pop('solver'), **method)
+    solve = solvers.make(method.pop('solver'), **method)(exact)
     try:
-      for step, iterate, seconds, start in _timed(solver, exact, b_Kx, at):
+      for step, iterate, seconds in _timed(solve, b_Kx, at):
         residual_K = solvers.residual(exact, iterate.x, b_Kx)
         more = dict(step=step, residual=float(jnp.median(residual_K)))
         done = iterate.products, seconds
-        found.append(record(label, iterate.x, *done, start=start, **more))
+        found.append(record(label, iterate.x, *done, **more))
     except solvers.Diverged as error:
       found.append({'label': label, 'diverged': str(error)})
   return found
@@ -93,23 +91,21 @@ def _timed_once(solve, g_KxIxO):
   return solved, time.perf_counter() - started
 
 
-def _timed(solver, problem, b_Kx, at):
-  """(step, iterate, seconds so far, those before its first iterate) at the
+def _timed(solve, b_Kx, at):
+  """(step, iterate, seconds so far) at the steps asked for; other work than
 
-  steps asked for; other work than the solver's does not count. Its first step
-  is run once before, to compile.
+  the solver's does not count. Its first steps are run once before, to compile.
   """
-  warm = itertools.islice(solver(problem, b_Kx), 2)
+  warm = itertools.islice(solve(b_Kx), 2)
   jax.block_until_ready([*warm][-1].x)
-  iterates, seconds, start = solver(problem, b_Kx), 0.0, 0.0
+  iterates, seconds = solve(b_Kx), 0.0
   for step in range(max(at) + 1):
     started = time.perf_counter()
     iterate = next(iterates)
     jax.block_until_ready(iterate.x)
     seconds += time.perf_counter() - started
-    start = seconds if step == 0 else start
     if step in at:
-      yield step, iterate, seconds, start
+      yield step, iterate, seconds
 
 
 def _preconditioner(layers, approximation, factors, damping, plain: bool):

@@ -46,7 +46,7 @@ from influence_jax import ggn, influence, store
 from influence_jax.report import figures, terminal
 
 CONVERGED = 1e-3
-_KEPT = 'label', 'step', 'products', 'seconds', 'start', 'residual'
+_KEPT = 'label', 'step', 'products', 'seconds', 'residual'
 EXACT, EKFAC, DOT, LISSA = 'exact', 'EK-FAC', 'gradient dot product', 'LiSSA'
 
 
@@ -100,7 +100,7 @@ def summarise(rows: list[dict], *names: str) -> list[dict]:
       },
       **{
         key: _median([row[key] for row in group])
-        for key in ('products', 'seconds', 'start', 'residual')
+        for key in ('products', 'seconds', 'residual')
         if key in group[0]
       },
     }

@@ -129,7 +129,7 @@ def _row(one, fit, converged_M, *, measurements, truth) -> dict:
   return {
     'measurements': measurements,
     **{key: one[key] for key in ('label', 'step', 'products')},
-    'seconds': one['seconds'] - one['start'] + fit * (one['label'] in _FITTED),
+    'seconds': one['seconds'] + fit * (one['label'] in _FITTED),
     **validate_pbrf.correlations(scores_KxM, truth, converged_M),
   }
 

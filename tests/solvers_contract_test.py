@@ -125,7 +125,7 @@ def _right_sides():
 
 def _iterates(solver, problem, B_KxP, num):
   """The first so many: ([num, K, P], products)."""
-  iterator = solver(problem, exact_ggn.vectors(problem.layers, B_KxP))
+  iterator = solver(problem)(exact_ggn.vectors(problem.layers, B_KxP))
   found = list(itertools.islice(iterator, num))
   X = np.stack([exact_ggn.raveled(x.x) for x in found])
   return X, [x.products for x in found]
@@ -196,7 +196,7 @@ class SolverTest(parameterized.TestCase):
     solver, problem, _ = _setting(name)
     b_1 = exact_ggn.vectors(problem.layers, _right_sides()[1:2])
     shapes = jax.tree.map(jnp.shape, b_1)
-    first = itertools.islice(solver(problem, b_1), 4)
+    first = itertools.islice(solver(problem)(b_1), 4)
     for wanted, got in zip(_run(name)[0][:4], first, strict=True):
       self.assertEqual(jax.tree.map(jnp.shape, got.x), shapes)
       testing.assert_near(self, exact_ggn.raveled(got.x)[0], wanted[1])
@@ -429,14 +429,16 @@ class MakeTest(parameterized.TestCase):
     (folder / 'my_study' / 'stays.py').write_text(
       'from influence_jax import solvers\n'
       'def make(times):\n'
-      '  return lambda problem, b_K: iter([solvers.Iterate(b_K, 0)] * times)\n'
+      '  def solver(problem):\n'
+      '    return lambda b_K: iter([solvers.Iterate(b_K, problem)] * times)\n'
+      '  return solver\n'
     )
     with (
       mock.patch.object(sys, 'path', [str(folder), *sys.path]),
       mock.patch.dict(sys.modules),
     ):
       made = solvers.make('my_study.stays', times=3)
-      self.assertLen(list(made(None, None)), 3)
+      self.assertEqual([x.products for x in made(7)(None)], [7, 7, 7])
       with self.assertRaisesRegex(ValueError, "'size'.*'times'"):
         solvers.make('my_study.stays', size=3)
 

@@ -1,10 +1,12 @@
 """Ways to (G + damping)^-1 b with the exact G, one a file, found by its name.
 
-A solver is `make(**hparams) -> solve`, and `solve(problem, b_K)` an iterator of
-`Iterate`s, K right-hand sides at once, that goes on for as long as it is asked:
-who asks decides when it is enough, and times it. To add one, write
-`influence_jax/solvers/<name>.py`; a dotted name is imported as it stands. The
-contract tests walk this package.
+`make(**hparams) -> solver`; `solver(problem) -> solve` prepares what does not
+hang on the right-hand sides, programs to be compiled among it; `solve(b_K)` is
+an iterator of `Iterate`s, K right-hand sides at once, that goes on for as long
+as it is asked: who asks decides when it is enough, and times it.
+
+To add one, write `influence_jax/solvers/<name>.py`; a dotted name is imported
+as it stands. The contract tests walk this package.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,7 +43,7 @@ class Iterate(NamedTuple):
   products: int  # G_z x of single sequences so far, for each right-hand side
 
 
-Solver = Callable[[Problem, Vector], Iterator[Iterate]]
+Solver = Callable[[Problem], Callable[[Vector], Iterator[Iterate]]]
 
 
 class Diverged(ValueError):

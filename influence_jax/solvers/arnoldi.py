@@ -20,7 +20,7 @@ def make(
 ) -> solvers.Solver:
   """`size`: of the space at most; memory is that many models' parameters."""
 
-  def solve(problem, b_K):
+  def solver(problem):
     layers = problem.layers
     start_P, unravel = ravel_pytree(layer_arrays.zeros(layers))
     root = {p: jnp.sqrt(x) for p, x in problem.data['damping'].items()}
@@ -55,22 +55,25 @@ def make(
 
       return jax.vmap(one)(b_K)
 
-    num = len(jax.tree.leaves(b_K)[0])
-    rng = np.random.default_rng(seed)
-    q_P = rng.normal(size=start_P.size)
-    q_P = jnp.asarray(q_P / np.linalg.norm(q_P), start_P.dtype)
-    Q_JxP = jnp.zeros((size, start_P.size), start_P.dtype)
-    T_JxJ = jnp.zeros((size, size), start_P.dtype)
-    for j in range(min(size, start_P.size)):
-      noise_P = rng.normal(size=start_P.size).astype(start_P.dtype)
-      Q_JxP, T_JxJ, q_P = extend(problem.data, Q_JxP, T_JxJ, q_P, noise_P, j)
-      x_K = answer(Q_JxP, T_JxJ, b_K)
-      products = (j + 1) * problem.num_sequences // num  # shared by all
-      yield solvers.Iterate(x_K, products)
-    while True:
-      yield solvers.Iterate(x_K, products)
+    def solve(b_K):
+      num = len(jax.tree.leaves(b_K)[0])
+      rng = np.random.default_rng(seed)
+      q_P = rng.normal(size=start_P.size)
+      q_P = jnp.asarray(q_P / np.linalg.norm(q_P), start_P.dtype)
+      Q_JxP = jnp.zeros((size, start_P.size), start_P.dtype)
+      T_JxJ = jnp.zeros((size, size), start_P.dtype)
+      for j in range(min(size, start_P.size)):
+        noise_P = rng.normal(size=start_P.size).astype(start_P.dtype)
+        Q_JxP, T_JxJ, q_P = extend(problem.data, Q_JxP, T_JxJ, q_P, noise_P, j)
+        x_K = answer(Q_JxP, T_JxJ, b_K)
+        products = (j + 1) * problem.num_sequences // num  # shared by all
+        yield solvers.Iterate(x_K, products)
+      while True:
+        yield solvers.Iterate(x_K, products)
 
-  return solve
+    return solve
+
+  return solver
 
 
 def _divide(x: solvers.Vector, root) -> solvers.Vector:

@@ -33,7 +33,7 @@ def make(
 
   optimizer = optax.sgd(schedule, momentum)
 
-  def solve(problem, b_K):
+  def solver(problem):
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
     def start(data, b):
@@ -50,9 +50,12 @@ def make(
       x = optax.apply_updates(x, updates)
       return (x, inner), layer_arrays.norm(x)
 
-    yield from solvers.by_batches(
-      problem, b_K, start(problem.data, b_K), step, lambda state: state[0],
-      seed, 'ASTRA', rate=rate, momentum=momentum,
-    )  # fmt: skip
+    def solve(b_K):
+      yield from solvers.by_batches(
+        problem, b_K, start(problem.data, b_K), step, lambda state: state[0],
+        seed, 'ASTRA', rate=rate, momentum=momentum,
+      )  # fmt: skip
 
-  return solve
+    return solve
+
+  return solver

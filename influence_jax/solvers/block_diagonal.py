@@ -18,19 +18,22 @@ from influence_jax.solvers import cg
 
 
 def make() -> solvers.Solver:
-  def solve(problem, b_K):
-    runs = [
-      cg.make()(
-        _restrict(problem, mask),
-        jax.tree.map(lambda b, mask: b * mask[None], b_K, mask),
-      )
-      for mask in _masks(problem.layers)
-    ]
-    for iterates in zip(*runs, strict=True):
-      x_K = jax.tree.map(lambda *x: sum(x), *(one.x for one in iterates))
-      yield solvers.Iterate(x_K, sum(one.products for one in iterates))
+  def solver(problem):
+    masks = [*_masks(problem.layers)]
+    inner = [cg.make()(_restrict(problem, mask)) for mask in masks]
 
-  return solve
+    def solve(b_K):
+      runs = [
+        one(jax.tree.map(lambda b, mask: b * mask[None], b_K, mask))
+        for one, mask in zip(inner, masks, strict=True)
+      ]
+      for iterates in zip(*runs, strict=True):
+        x_K = jax.tree.map(lambda *x: sum(x), *(one.x for one in iterates))
+        yield solvers.Iterate(x_K, sum(one.products for one in iterates))
+
+    return solve
+
+  return solver
 
 
 def _masks(layers: dict[str, types.Layer]) -> Iterator[layer_arrays.Vector]:

@@ -16,7 +16,7 @@ from influence_jax import layer_arrays, solvers
 def make(preconditioned: bool = True) -> solvers.Solver:
   """`preconditioned` starts at the approximation's own solution; else at 0."""
 
-  def solve(problem, b_K):
+  def solver(problem):
     def inverse(data, r):
       return problem.precondition(data, r) if preconditioned else r
 
@@ -45,15 +45,18 @@ def make(preconditioned: bool = True) -> solvers.Solver:
       weight = _divide(layer_arrays.dot(r, z), fell)
       return x, r, z, layer_arrays.add(z, d, weight)
 
-    state = start(problem.data, b_K)
-    products = problem.num_sequences * preconditioned
-    yield solvers.Iterate(state[0], products)
-    while True:
-      state = step(problem.data, state)
-      products += problem.num_sequences
+    def solve(b_K):
+      state = start(problem.data, b_K)
+      products = problem.num_sequences * preconditioned
       yield solvers.Iterate(state[0], products)
+      while True:
+        state = step(problem.data, state)
+        products += problem.num_sequences
+        yield solvers.Iterate(state[0], products)
 
-  return solve
+    return solve
+
+  return solver
 
 
 def _divide(x, y):

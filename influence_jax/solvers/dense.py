@@ -12,7 +12,7 @@ from influence_jax import layer_arrays, solvers
 
 
 def make() -> solvers.Solver:
-  def solve(problem, b_K):
+  def solver(problem):
     @jax.jit
     def answer(data, b_K):
       upper_PxP = factorise(
@@ -20,13 +20,16 @@ def make() -> solvers.Solver:
       )
       return jax.vmap(apply, (None, 0))(upper_PxP, b_K)
 
-    x_K = answer(problem.data, b_K)
-    # A column of G costs what a product does
-    size = sum(x.size for x in layer_arrays.zeros(problem.layers).values())
-    while True:
-      yield solvers.Iterate(x_K, problem.num_sequences * size)
+    def solve(b_K):
+      x_K = answer(problem.data, b_K)
+      # A column of G costs what a product does
+      size = sum(x.size for x in layer_arrays.zeros(problem.layers).values())
+      while True:
+        yield solvers.Iterate(x_K, problem.num_sequences * size)
 
-  return solve
+    return solve
+
+  return solver
 
 
 def factorise(G_PxP: jax.Array, damping, layers) -> jax.Array:

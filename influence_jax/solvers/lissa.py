@@ -24,7 +24,7 @@ def make(scale: float | None = None, seed: int = 0) -> solvers.Solver:
     seed: of the order of the batches, drawn anew each time they are through.
   """
 
-  def solve(problem, b_K):
+  def solver(problem):
     size = _scale(problem) if scale is None else scale
 
     @jax.jit
@@ -34,13 +34,16 @@ def make(scale: float | None = None, seed: int = 0) -> solvers.Solver:
       r = layer_arrays.add(layer_arrays.add(b, r), pushed, -size)
       return r, size * layer_arrays.norm(r)
 
-    yield from solvers.by_batches(
-      problem, b_K, b_K, step,
-      lambda r_K: jax.tree.map(lambda x: size * x, r_K), seed,
-      'LiSSA', scale=size,
-    )  # fmt: skip
+    def solve(b_K):
+      return solvers.by_batches(
+        problem, b_K, b_K, step,
+        lambda r_K: jax.tree.map(lambda x: size * x, r_K), seed, 'LiSSA',
+        scale=size,
+      )  # fmt: skip
 
-  return solve
+    return solve
+
+  return solver
 
 
 def _scale(problem: solvers.Problem, power_steps: int = 20) -> float:

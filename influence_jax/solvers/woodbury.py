@@ -23,19 +23,22 @@ class Inverse(NamedTuple):
 
 
 def make() -> solvers.Solver:
-  def solve(problem, b_K):
+  def solver(problem):
     @jax.jit
     def answer(data, b_K):
       inverse = factorise(problem.root(data), data['damping'])
       return jax.vmap(apply, (None, 0))(inverse, b_K)
 
-    x_K = answer(problem.data, b_K)
-    # A row is one pass back from one sequence, and all b_K share it
-    products = problem.num_sequences
-    while True:
-      yield solvers.Iterate(x_K, products)
+    def solve(b_K):
+      x_K = answer(problem.data, b_K)
+      # A row is one pass back from one sequence, and all b_K share it
+      products = problem.num_sequences
+      while True:
+        yield solvers.Iterate(x_K, products)
 
-  return solve
+    return solve
+
+  return solver
 
 
 def factorise(
