@@ -3,8 +3,10 @@
   python -m experiments.validate_pbrf --config=configs/pbrf_language_model.py \
     --workdir=runs/validation/pbrf_language_model
 
-Trained on Wikipedia leads with a vocabulary of 512; G and the response are of
-128 of its sequences of 64 positions, since no shortcut to the minimum is exact.
+Trained on Wikipedia leads with a vocabulary of 512. G and the response are of
+32 of its sequences of 64 positions: only with G itself as the preconditioner do
+the responses converge (with EK-FAC the ratio was .1 to .3 after 100 steps), and
+it is made of a product a parameter.
 """
 
 import ml_collections
@@ -16,28 +18,25 @@ def get_config() -> ml_collections.ConfigDict:
   c = quickstart.get_config()
   c.data.update(vocab_size=512, max_len=64, buckets=(32,))
   c.model.update(
-    vocab_size=512, max_len=64, width=32, mlp_width=128, num_layers=2
+    vocab_size=512, max_len=64, width=24, mlp_width=96, num_layers=2
   )
   c.train.update(num_epochs=1, batch_tokens=2048)
   c.validation = pbrf_concrete.get_config().validation
   c.validation.update(
     task='language model',
-    seeds=(0, 1, 2),
-    num_points=40,
+    seeds=(0,),
+    num_points=32,
     num_queries=5,
-    num_train=128,
+    num_train=32,
     length=64,
-    batch_size=16,
+    batch_size=8,
     claimed=('relative', 0.1),
-    dampings=(('relative', 0.1), ('relative', 1.0)),
+    dampings=(('relative', 0.1),),
   )
   c.validation.bounds.exact = 0.9
-  c.validation.response.update(
-    preconditioner='ekfac', points_at_once=4, points_a_file=20, tolerance=1e-3
-  )
-  exact = dict(label='exact', solver='cg', preconditioned=True, at=(150,))
+  c.validation.response.update(preconditioner='dense', points_at_once=8)
   c.validation.methods = tuple(
-    exact if method['label'] == 'exact' else method
+    {**method, 'solver': 'dense'} if method['label'] == 'exact' else method
     for method in map(dict, c.validation.methods)
   )
   return c

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from influence_jax import layer_arrays, taps, types
 
@@ -158,7 +159,21 @@ def root_rows(
 def dense(
   model: types.Model, params: types.PyTree, batches: types.Batch
 ) -> jax.Array:
-  """G [P, P], parameters in the order of `jax.tree.leaves` of a vector."""
+  """G [P, P], parameters in the order of `jax.tree.leaves` of a vector.
+
+  By the rows of its root or, where they are more than its columns, by products.
+  """
+  zero_P, unravel = ravel_pytree(layer_arrays.zeros(model.layers))
+  outputs = jax.eval_shape(
+    jax.vmap(model.apply_fn, (None, 0)), params, batches.inputs
+  )
+  if outputs.size > zero_P.size:
+
+    def column(p):
+      x = unravel(zero_P.at[p].set(1))
+      return ravel_pytree(mean_product(model, params, batches, x))[0]
+
+    return jax.lax.map(column, jnp.arange(zero_P.size), batch_size=64)
   rows = root_rows(model, params, batches)
   flat = [x.reshape(len(x), -1) for x in jax.tree.leaves(rows)]
   rows_JxP = jnp.concatenate(flat, axis=1)

@@ -3,9 +3,10 @@ import pathlib
 import tempfile
 
 import numpy as np
+import tokenizer_test
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import queries
+from influence_jax.data import chat, queries
 from influence_jax.data import tokenizer as tokenizer_lib
 
 TOKENIZER = tokenizer_lib.train(['the cat'] * 3, 280)
@@ -69,6 +70,29 @@ class ReadQueriesTest(parameterized.TestCase):
     good = {'id': 'a', 'prompt': 'p', 'completion': 'c'}
     with self.assertRaisesRegex(ValueError, f'queries.jsonl.* 3: .*{message}'):
       self.read(good, '', line)
+
+  def test_messages_become_the_prompt_by_the_template(self):
+    messages = [{'role': 'user', 'content': 'Hi'}]
+    line = {'id': 'a', 'messages': messages, 'completion': ' b'}
+    expected = queries.Query('a', 'Human: Hi\n\nAssistant:', ' b')
+    self.assertEqual(self.read(line), [expected])
+    found = queries.read_queries(self.path, lambda x: x[0]['content'])
+    self.assertEqual(found, [queries.Query('a', 'Hi', ' b')])
+
+  @parameterized.parameters(
+    ({'messages': []}, 'expected a list of some'),
+    ({'messages': [{'role': 'user'}]}, 'object of two strings'),
+    ({'messages': [{'role': 'x', 'content': ''}]}, "role 'x', expected system"),
+    ({'messages': None}, 'expected a list of some'),
+    (
+      {'messages': [{'role': 'user', 'content': ''}], 'prompt': ''},
+      'a prompt and messages: expected one',
+    ),
+  )
+  def test_bad_messages_are_a_value_error_with_the_line(self, more, message):
+    line = {'id': 'b', 'completion': 'c', **more}
+    with self.assertRaisesRegex(ValueError, f'line 2: .*{message}'):
+      self.read('', line)
 
   def test_a_file_without_queries_is_a_value_error(self):
     with self.assertRaisesRegex(ValueError, 'holds no queries'):
@@ -145,6 +169,68 @@ class QueryBatchTest(parameterized.TestCase):
     empty = queries.Query('empty', 'p', '')
     with self.assertRaisesRegex(ValueError, "'empty' has no tokens"):
       queries.query_batch([CAT, empty], TOKENIZER, 8)
+
+
+class PretrainedTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    directory = self.enter_context(tempfile.TemporaryDirectory())
+    self.folder = pathlib.Path(directory) / 'checkpoint'
+
+  def load(self, **config):
+    config = {'bos_token': '<s>', 'eos_token': '</s>', **config}
+    tokenizer_test.checkpoint(self.folder, tokenizer_config=config)
+    return tokenizer_lib.load_pretrained(self.folder)
+
+  def test_a_row_begins_with_its_own_begin_and_has_no_end(self):
+    tokenizer = self.load()
+    a, space, b = tokenizer_lib.encode(tokenizer, ['a b'])[0]
+    asked = [queries.Query('x', 'a ', 'b'), queries.Query('y', '', 'b')]
+    batch = queries.query_batch(asked, tokenizer, 4)
+    self.assertEqual(batch.inputs.tolist(), [[0, a, space, 0], [0, 0, 0, 0]])
+    self.assertEqual(batch.targets.tolist(), [[a, space, b, 0], [b, 0, 0, 0]])
+    self.assertEqual(batch.mask.tolist(), [[0, 0, 1, 0], [1, 0, 0, 0]])
+
+  def test_a_template_that_writes_the_begin_leaves_one(self):
+    written = '{{ bos_token }}{{ messages[0].content }}{{ eos_token }}'
+    messages = [{'role': 'user', 'content': 'a'}]
+    rows = []
+    for template in written, written.removeprefix('{{ bos_token }}'):
+      tokenizer = self.load(chat_template=template)
+      prompt = chat.template(self.folder)(messages)
+      query = queries.Query('x', prompt, 'b</s>')
+      batch = queries.query_batch([query], tokenizer, 16)
+      rows.append([array.tolist() for array in batch])
+    self.assertEqual(*rows)
+    (before, completion) = queries.tokens([query], tokenizer)[0]
+    (a,) = tokenizer_lib.encode(tokenizer, ['a'])[0]
+    self.assertEqual(before, [0, a, 1])
+    self.assertEqual(rows[0][0][0][:3], before)
+    self.assertEqual(rows[0][2][0][:4], [0, 0, 1, 1])
+    self.assertEqual(sum(rows[0][2][0]), len(completion))
+    self.assertNotIn(1, completion)
+
+  def test_a_completion_goes_on_where_the_prompt_stops(self):
+    tokenizer = tokenizer_lib.load_pretrained(tokenizer_test.llama(self.folder))
+    asked = [
+      queries.Query('x', 'the a', ' b'),
+      queries.Query('y', 'the a ', 'b'),
+      queries.Query('z', '', 'the a b'),
+    ]
+    whole = tokenizer_lib.encode(tokenizer, ['the a b'])[0]
+    for before, completion in queries.tokens(asked, tokenizer):
+      self.assertEqual([*before, *completion], [1, *whole])
+
+  def test_a_query_may_fill_the_context_whoever_wrote_the_begin(self):
+    tokenizer = self.load()
+    for prompt in '<s>####', '####':
+      query = queries.Query('x', prompt, '$$')
+      self.assertEqual(
+        queries.query_batch([query], tokenizer, 6).mask.tolist(),
+        [[0] * 4 + [1] * 2],
+      )
+      with self.assertRaisesRegex(ValueError, 'has 4 tokens of prompt and 2 '):
+        queries.query_batch([query], tokenizer, 5)
 
 
 if __name__ == '__main__':

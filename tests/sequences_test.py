@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import tokenizer_test
 from absl.testing import absltest, parameterized
 
 from influence_jax.data import sequences
@@ -62,6 +63,21 @@ class SequencesTest(parameterized.TestCase):
     ends = [built.row(n)[-1] == 0 for n in range(len(built))]
     chunks = built.records['chunk'].tolist()
     self.assertEqual(dict(zip(chunks, ends, strict=True)), {0: 0, 1: 0, 2: 1})
+
+  def test_rows_have_the_borders_of_a_pretrained_tokenizer(self):
+    folder = self.directory.parent / 'checkpoint'
+    tokenizer_test.checkpoint(folder, config={'eos_token_id': 1})
+    tokenizer = tokenizer_lib.load_pretrained(folder)
+    docs = documents([3, 0]) + [{'id': 30, 'text': '<s></s>' + '#' * 9}]
+    built = self.build(docs, tokenizer=tokenizer)
+    order = np.lexsort((built.records['chunk'], built.records['document']))
+    rows = [built.row(n).tolist() for n in order]
+    self.assertEqual([row[0] for row in rows], [0] * 4)
+    self.assertEqual([row[-1] == 1 for row in rows], [1, 0, 0, 1])
+    joined = sum((row[1:] for row in rows[1:]), [])
+    tokens = tokenizer_lib.encode(tokenizer, [docs[2]['text']])[0]
+    self.assertEqual(joined, [*tokens, 1])
+    self.assertNoCommonElements(tokens, [0, 1])
 
   def test_a_document_that_just_fits_is_not_cut(self):
     built = self.build(documents([MAX_LEN - 1, MAX_LEN]))

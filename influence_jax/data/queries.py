@@ -7,22 +7,27 @@ A file has one JSON object a line, of three strings
 and, if studies are to know what a query is, an object of strings: "labels":
 {"class": "simple", "topic": "Geography"}.
 
-A query's row is [END] + prompt + completion, the two tokenized apart, with no
-END after them. The mask is 1 where the target is a token of the completion: f
-is the sum of the masked log-probabilities.
+Instead of a prompt it may have "messages": [{"role": "user", "content": ...}];
+see data/chat.py for how they become one.
+
+A query's row is [begin] + prompt + completion, the two tokenized apart, with no
+end after them. `begin` is the tokenizer's, END or its own; a prompt that begins
+with it, as a chat template's does, gets no other. The mask is 1 where the
+target is a token of the completion: f is the sum of the masked
+log-probabilities.
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tokenizers
 
 from influence_jax import types
-from influence_jax.data import sequences
+from influence_jax.data import chat, sequences
 from influence_jax.data import tokenizer as tokenizer_lib
 
 
@@ -33,8 +38,16 @@ class Query(NamedTuple):
   labels: dict[str, str] = {}  # never changed in place
 
 
-def read_queries(path: str | os.PathLike[str]) -> list[Query]:
+def read_queries(
+  path: str | os.PathLike[str],
+  template: Callable[[chat.Messages], str] = chat.human_assistant,
+) -> list[Query]:
   """The queries of a JSON-lines file, in its order; blank lines are none.
+
+  Args:
+    path: of the file.
+    template: makes a prompt of messages; that of a checkpoint is
+      `chat.template(folder)`.
 
   Raises:
     ValueError: names the file and line of what is wrong.
@@ -45,7 +58,7 @@ def read_queries(path: str | os.PathLike[str]) -> list[Query]:
     if not line.strip():
       continue
     try:
-      query = _parse(line)
+      query = _parse(line, template)
       if query.id in queries:
         raise ValueError(f'id {query.id!r} is used before: expected a new one')
     except ValueError as error:
@@ -82,33 +95,52 @@ def query_batch(
     max_len: the model's context: prompt and completion may have so many tokens.
     buckets: T is the shortest of these and `max_len` that all queries fit.
   """
-  end = tokenizer.token_to_id(tokenizer_lib.END)
-  prompts = tokenizer_lib.encode(tokenizer, [q.prompt for q in queries])
-  completions = tokenizer_lib.encode(tokenizer, [q.completion for q in queries])
-  pairs = list(zip(prompts, completions, strict=True))
-  for query, (prompt, completion) in zip(queries, pairs, strict=True):
-    _check(query, len(prompt), len(completion), max_len)
-  longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
+  pairs = tokens(queries, tokenizer)
+  for query, (before, completion) in zip(queries, pairs, strict=True):
+    _check(query, len(before) - 1, len(completion), max_len)
+  longest = max(len(before) - 1 + len(after) for before, after in pairs)
   lengths = sequences.bucket_lengths(buckets, max_len)
   shape = len(queries), next(n for n in lengths if n >= longest)
   inputs_KxT, targets_KxT = np.zeros((2, *shape), np.int32)
   mask_KxT = np.zeros(shape, np.float32)
-  for k, (prompt, completion) in enumerate(pairs):
-    row = [end, *prompt, *completion]
+  for k, (before, completion) in enumerate(pairs):
+    row = [*before, *completion]
     inputs_KxT[k, : len(row) - 1] = row[:-1]
     targets_KxT[k, : len(row) - 1] = row[1:]
-    mask_KxT[k, len(prompt) : len(row) - 1] = 1
+    mask_KxT[k, len(before) - 1 : len(row) - 1] = 1
   ids_K = np.arange(len(queries), dtype=np.int32)
   return types.Batch(inputs_KxT, targets_KxT, mask_KxT, ids_K)
 
 
-def _parse(line: str) -> Query:
+def tokens(
+  queries: Sequence[Query], tokenizer: tokenizers.Tokenizer
+) -> list[tuple[list[int], list[int]]]:
+  """Of each query ([begin] + prompt, completion)."""
+  begin = tokenizer_lib.borders(tokenizer).begin
+  prompts = tokenizer_lib.encode_prompt(tokenizer, [q.prompt for q in queries])
+  texts = [query.completion for query in queries]
+  alone = tokenizer_lib.encode(tokenizer, texts)
+  after = tokenizer_lib.encode_after(tokenizer, texts)
+  pairs = []
+  for query, prompt, *completions in zip(
+    queries, prompts, alone, after, strict=True
+  ):
+    before = prompt if prompt[:1] == [begin] else [begin, *prompt]
+    pairs.append((before, completions[bool(query.prompt)]))
+  return pairs
+
+
+def _parse(line: str, template: Callable[[chat.Messages], str]) -> Query:
   try:
     fields = json.loads(line)
   except json.JSONDecodeError as error:
     raise ValueError(f'not JSON: {error}') from error
   if not isinstance(fields, dict):
     raise ValueError(f'expected an object, got {line!r}')
+  if 'messages' in fields:
+    if 'prompt' in fields:
+      raise ValueError('it has a prompt and messages: expected one of them')
+    fields['prompt'] = template(fields.pop('messages'))
   for key in ('id', 'prompt', 'completion'):
     if not isinstance(fields.get(key), str):
       raise ValueError(f'expected a string {key!r}, got {fields.get(key)!r}')

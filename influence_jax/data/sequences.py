@@ -1,8 +1,9 @@
 """Sequences, the unit of attribution: made from documents, kept on disk.
 
-A row is [END] + tokens + [END]; a batch's inputs are row[:-1] and its targets
-row[1:], T = len(row) - 1 of each. A longer document is cut into chunks, each a
-row of its own that begins with END; only the last ends with it. Chunks do not
+A row is [begin] + tokens + [end], the tokenizer's borders: END and END, or what
+a pretrained model has seen around documents. A batch's inputs are row[:-1] and
+its targets row[1:], T = len(row) - 1 of each. A longer document is cut into
+chunks, each a row that begins so; only the last has the end. Chunks do not
 overlap and every token of the text is a target exactly once. Where the rest
 would be 0 or 1 tokens, the chunk before gives up some, so that the last has 2.
 
@@ -42,7 +43,7 @@ RECORD = np.dtype(
     ('start', '<i8'),  # of the row in tokens
     ('document', '<i8'),  # its id
     ('first', '<i4'),  # which token of the document the row's text begins with
-    ('size', '<i4'),  # of the row, END counted: T + 1
+    ('size', '<i4'),  # of the row, borders counted: T + 1
     ('bucket', '<i4'),  # T of its batches
     ('chunk', '<i4'),  # of the document, from 0
   ]
@@ -84,7 +85,7 @@ def build(
   Args:
     documents: dicts of at least `id`, an int that increases, and `text`. One
       without text makes no sequence: `info['empty_documents']` counts them.
-    tokenizer: from `data.tokenizer`.
+    tokenizer: from `data.tokenizer`; its `borders` begin and end rows.
     max_len: the largest T.
     directory: for the three files.
     buckets: lengths to pad to; `max_len` is one of them, named or not.
@@ -176,7 +177,7 @@ def bucket_lengths(buckets: Sequence[int], max_len: int) -> list[int]:
 
 def _spool(documents, tokenizer, lengths, directory, dtype) -> dict[str, int]:
   """Appends each row and its record to the two files of its bucket."""
-  end = tokenizer.token_to_id(tokenizer_lib.END)
+  begin, end = tokenizer_lib.borders(tokenizer)
   num = dict.fromkeys(
     ('documents', 'empty_documents', 'cut_documents', 'sequences', 'targets'), 0
   )
@@ -195,7 +196,7 @@ def _spool(documents, tokenizer, lengths, directory, dtype) -> dict[str, int]:
       num['cut_documents'] += len(chunks) > 1
       num['sequences'] += len(chunks)
       for chunk, (start, stop) in enumerate(chunks):
-        row = [end, *tokens[start:stop]] + [end] * (stop == len(tokens))
+        row = [begin, *tokens[start:stop]] + [end] * (stop == len(tokens))
         bucket = lengths[bisect.bisect_left(lengths, len(row) - 1)]
         record = (0, document, start, len(row), bucket, chunk)
         files[TOKENS, bucket].write(np.array(row, dtype).tobytes())
@@ -228,7 +229,7 @@ def _tokenize(documents, tokenizer) -> Iterator[tuple[int, list[int]]]:
 
 
 def _chunks(num_tokens: int, max_len: int) -> list[tuple[int, int]]:
-  """(start, stop) of each chunk; all but the last have no END after them."""
+  """(start, stop) of each chunk; all but the last have no end after them."""
   cuts = [0]
   while num_tokens - cuts[-1] > max_len - 1:
     cuts.append(min(cuts[-1] + max_len, num_tokens - 2))
