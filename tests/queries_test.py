@@ -210,6 +210,21 @@ class PretrainedTest(absltest.TestCase):
     self.assertEqual(sum(rows[0][2][0]), len(completion))
     self.assertNotIn(1, completion)
 
+  def test_no_begin_is_put_before_a_special_token_or_left_out_elsewhere(self):
+    tokenizer = self.load()
+    (a,) = tokenizer_lib.encode(tokenizer, ['a'])[0]
+    for prompt, expected in [
+      ('</s>a', [1, a]),
+      ('<s>a', [0, a]),
+      ('a<s>', [0, a, 0]),
+      ('a', [0, a]),
+      ('', [0]),
+    ]:
+      query = queries.Query('x', prompt, '<s>')
+      (before, completion) = queries.tokens([query], tokenizer)[0]
+      self.assertEqual(before, expected)
+      self.assertNotIn(0, completion)
+
   def test_a_completion_goes_on_where_the_prompt_stops(self):
     tokenizer = tokenizer_lib.load_pretrained(tokenizer_test.llama(self.folder))
     asked = [

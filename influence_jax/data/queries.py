@@ -11,10 +11,10 @@ Instead of a prompt it may have "messages": [{"role": "user", "content": ...}];
 see data/chat.py for how they become one.
 
 A query's row is [begin] + prompt + completion, the two tokenized apart, with no
-end after them. `begin` is the tokenizer's, END or its own; a prompt that begins
-with it, as a chat template's does, gets no other. The mask is 1 where the
-target is a token of the completion: f is the sum of the masked
-log-probabilities.
+end after them. `begin` is the tokenizer's, END or its own. A prompt that begins
+with a special token, as a chat template's does, is a row's begin as it is, so
+that there are never two. The mask is 1 where the target is a token of the
+completion: f is the sum of the masked log-probabilities.
 """
 
 import json
@@ -115,8 +115,10 @@ def query_batch(
 def tokens(
   queries: Sequence[Query], tokenizer: tokenizers.Tokenizer
 ) -> list[tuple[list[int], list[int]]]:
-  """Of each query ([begin] + prompt, completion)."""
+  """Of each query the row, up to the completion and from there on."""
   begin = tokenizer_lib.borders(tokenizer).begin
+  added = tokenizer.get_added_tokens_decoder()
+  special = {token for token, one in added.items() if one.special}
   prompts = tokenizer_lib.encode_prompt(tokenizer, [q.prompt for q in queries])
   texts = [query.completion for query in queries]
   alone = tokenizer_lib.encode(tokenizer, texts)
@@ -125,7 +127,7 @@ def tokens(
   for query, prompt, *completions in zip(
     queries, prompts, alone, after, strict=True
   ):
-    before = prompt if prompt[:1] == [begin] else [begin, *prompt]
+    before = prompt if special & {*prompt[:1]} else [begin, *prompt]
     pairs.append((before, completions[bool(query.prompt)]))
   return pairs
 

@@ -1,0 +1,432 @@
+"""A corpus of your own: text in files, read as a stream, never whole.
+
+  source = files.load(data_dir, pattern='DIR/*.jsonl', text='text')
+  for document in files.documents(source): ...
+
+`pattern` is a file, a folder or a glob, ** for nested folders. Endings:
+
+  .txt                              a file is a document
+  .jsonl, .jsonl.gz, .jsonl.zst     an object a line
+  .parquet, .arrow, .feather        a document a row; .arrow also as a stream
+
+A document's id is its row's number among all rows of all files, sorted by name;
+rows without text keep their number and are skipped. source[n] reads it again,
+and `source.origin(n)` says where it stands. Of plain JSON lines and Parquet
+little else is read for that; the others are read again up to the row.
+
+What the first stream finds, rows a file and a byte offset for each `STRIDE`
+lines, is kept in data_dir/files. Whoever reads a file later that has another
+size, head or tail, or finds other files, gets a ValueError: sequences made
+before would be given the text of others. A change of the same size in the
+middle of a file is not seen.
+
+Nothing in the files is run: no pickle, and JSON is parsed by `json`.
+"""
+
+import bisect
+import codecs
+import contextlib
+import glob
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from absl import logging
+
+STRIDE = 256  # lines from one kept offset to the next
+EDGE = 1 << 16  # bytes of a file's head and of its tail that identify it
+BATCH = 256  # rows of a Parquet file that are decoded together
+PICKLES = ('.pkl', '.pickle', '.pt', '.pth', '.bin', '.ckpt', '.joblib')
+
+
+class Origin(NamedTuple):
+  """Where a document stands."""
+
+  file: str
+  row: int  # from 1: of JSON lines the line, blank ones counted
+  offset: int | None  # bytes before it; None where compressed or in columns
+
+
+def load(
+  data_dir: str | os.PathLike,
+  *,
+  pattern: str,
+  text: str = 'text',
+  title: str | None = None,
+  errors: str = 'strict',
+) -> 'Source':
+  """The files that `pattern` names; reads none of them.
+
+  Args:
+    data_dir: where the index is kept.
+    pattern: a file, a folder, of which the files of known endings are taken,
+      or a glob, all of whose files must have one.
+    text: the field, or column, that is the text.
+    title: the one that is the title; None, or a row whose title is empty, gives
+      'FILE:ROW', rows from 1.
+    errors: 'replace' reads what is not Unicode as U+FFFD.
+
+  Raises:
+    ValueError: nothing matches, a file is of no known ending, or they are other
+      files than those first read.
+  """
+  if errors not in ('strict', 'replace'):
+    raise ValueError(f"errors={errors!r}, expected 'strict' or 'replace'")
+  names = [text] if title is None else [text, title]
+  absolute = pathlib.Path(pattern or '').expanduser().absolute()
+  key = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:16]
+  index = pathlib.Path(data_dir).expanduser() / 'files' / f'{key}.json'
+  return Source(find(pattern), names, errors, index)
+
+
+def documents(source: 'Source') -> Iterator[dict[str, Any]]:
+  """Each document with text: `id` an int, `text`, `title` and `topic` str.
+
+  The topic is the file's name. Documents without text are counted in the log.
+
+  Raises:
+    ValueError: names the file and row of what cannot be read.
+  """
+  empty, n = 0, 0
+  for k in range(len(source.paths)):
+    for row, _, record in source.records(k):
+      document = source.document(n, k, row, record)
+      empty += not document['text']
+      if document['text']:
+        yield document
+      n += 1
+  if empty:
+    logging.warning('%d of %d rows have no text: skipped', empty, n)
+
+
+def find(pattern: str) -> list[pathlib.Path]:
+  """The files that `pattern` names, by name; links to one file once."""
+  if not pattern:
+    raise ValueError(
+      "no pattern of the corpus's files: give --config.data.source.pattern"
+    )
+  path = pathlib.Path(pattern).expanduser().absolute()
+  if path.is_dir():
+    found = [x for x in path.glob('[!.]*') if _ending(x)]
+  elif path.exists():  # its name may have a bracket in it
+    found = [path]
+  else:
+    found = map(pathlib.Path, glob.glob(os.fspath(path), recursive=True))
+  found, paths = sorted(x for x in found if x.is_file()), {}
+  if not found:
+    raise ValueError(
+      f'no files match {pattern!r}: expected a file, a folder or a glob of '
+      f'files that end in {list(_READERS)}'
+    )
+  for path in found:
+    target = path.resolve()
+    if {path.suffix.lower(), target.suffix.lower()} & {*PICKLES}:
+      raise ValueError(
+        f'{path} (in fact {target}) may be a pickle, which can run code: it is '
+        'not read; write its texts as JSON lines'
+      )
+    if not _ending(path):
+      raise ValueError(
+        f'{path} has an unknown ending, expected one of {list(_READERS)}: make '
+        'the pattern narrower or convert the file'
+      )
+    paths.setdefault(target, path)
+  if len(paths) < len(found):
+    logging.info('%d links to files named before', len(found) - len(paths))
+  return list(paths.values())
+
+
+class Source:
+  """The documents of some files, by id; made by `load`."""
+
+  def __init__(
+    self,
+    paths: list[pathlib.Path],
+    names: list[str],
+    errors: str,
+    index_path: pathlib.Path,
+  ):
+    self.paths = paths
+    self._names, self._errors = names, errors  # names: text, or text and title
+    self._root = os.path.commonpath([path.parent for path in paths])
+    self._index_path = index_path
+    self._index = []  # of the first files: name, size, edges, rows, marks
+    self._ends = []  # the number of rows of each of them and all before
+    if index_path.exists():
+      for entry in self._read_index():
+        self._append(entry)
+
+  def __getitem__(self, n: int) -> dict[str, Any]:
+    """The document n, as in `documents`; '' if it is one without text."""
+    k, row, _, record = self._find(n)
+    return self.document(n, k, row, record)
+
+  def origin(self, n: int) -> Origin:
+    k, row, offset, _ = self._find(n)
+    return Origin(os.fspath(self.paths[k]), row + 1, offset)
+
+  def records(self, k: int) -> Iterator[tuple[int, int | None, Any]]:
+    """(row from 0, offset, record) of file k, which joins the index then."""
+    entry = {**self._checked(k), 'rows': 0, 'marks': []}
+    for row, offset, record in self._read(k, 0, [0]):
+      if offset is not None and row % STRIDE == 0:
+        entry['marks'].append(offset)
+      entry['rows'] += 1
+      yield row, offset, record
+    if k == len(self._index):
+      self._append(entry)
+      if len(self._index) == len(self.paths):
+        self._write_index()
+
+  def document(self, n: int, k: int, row: int, record: Any) -> dict[str, Any]:
+    """What `documents` yields, of a record of `records`."""
+    try:
+      fields = _fields(record, self._names, self._errors)
+      text, *titles = [_text(fields, x, self._errors) for x in self._names]
+    except ValueError as error:
+      raise ValueError(f'{self.paths[k]}, row {row + 1}: {error}') from error
+    name = os.path.relpath(self.paths[k], self._root)
+    place = name if _ending(self.paths[k]) == '.txt' else f'{name}:{row + 1}'
+    title = next(filter(None, titles), place)
+    return {'id': n, 'text': text, 'title': title, 'topic': name}
+
+  def _find(self, n: int) -> tuple[int, int, int | None, Any]:
+    """File, row, offset and record of document n; indexes no file after it."""
+    while not self._ends or n >= self._ends[-1]:
+      if len(self._index) == len(self.paths):
+        break
+      for _ in self.records(len(self._index)):
+        pass
+    if not 0 <= n < self._ends[-1]:
+      raise IndexError(f'document {n}, expected 0 to {self._ends[-1] - 1}')
+    k = bisect.bisect_right(self._ends, n)
+    row = n - (self._ends[k] - self._index[k]['rows'])
+    self._checked(k)
+    for found, offset, record in self._read(k, row, self._index[k]['marks']):
+      if found == row:
+        return k, row, offset, record
+    raise self._changed(f'{self.paths[k]} has no row {row + 1} any more')
+
+  def _read(self, k, row, marks):
+    """Records of file k from `row` or a little before; errors name the file."""
+    path, done = self.paths[k], 0
+    try:
+      for found in _READERS[_ending(path)](path, row, marks, self._names):
+        yield found
+        done = found[0] + 1
+    except (OSError, pa.ArrowException, ValueError) as error:
+      after = f' after row {done}' if done else ''
+      raise ValueError(
+        f'{path} cannot be read{after}: {error}; mend it, fetch it again or '
+        'leave it out of the pattern'
+      ) from error
+
+  def _checked(self, k: int) -> dict[str, Any]:
+    """Name, size and edges of file k, which are those of the index, if any."""
+    now = _identity(self.paths[k])
+    for key, was in (self._index[k] if k < len(self._index) else {}).items():
+      if now.get(key, was) != was:
+        what = 'its head or tail is another'
+        if key == 'size':
+          what = f'it has {now[key]} bytes, had {was}'
+        raise self._changed(f'{self.paths[k]} has changed: {what}')
+    return now
+
+  def _changed(self, what: str) -> ValueError:
+    return ValueError(
+      f'{what}. Sequences made before are of the old files: put them back, or '
+      f'remove {self._index_path}, if it is there, and use a new workdir'
+    )
+
+  def _append(self, entry: dict[str, Any]) -> None:
+    self._index.append(entry)
+    self._ends.append(entry['rows'] + (self._ends[-1] if self._ends else 0))
+
+  def _read_index(self) -> list[dict[str, Any]]:
+    try:
+      index = json.loads(self._index_path.read_text())
+      was = [entry['name'] for entry in index]
+    except (KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        f'{self._index_path} is damaged: {error!r}; remove it'
+      ) from error
+    names = [os.fspath(path) for path in self.paths]
+    if was != names:
+      new, gone = sorted({*names} - {*was}), sorted({*was} - {*names})
+      raise self._changed(
+        f'the pattern matches {len(names)} files, expected {len(was)}: '
+        f'new are {new[:5]}, missing {gone[:5]}'
+      )
+    return index
+
+  def _write_index(self) -> None:
+    self._index_path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = self._index_path.with_suffix(f'.{os.getpid()}.tmp')
+    unfinished.write_text(json.dumps(self._index))
+    os.replace(unfinished, self._index_path)
+
+
+def _ending(path: pathlib.Path) -> str | None:
+  name = path.name.lower()
+  return next((ending for ending in _READERS if name.endswith(ending)), None)
+
+
+def _identity(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    with path.open('rb') as file:
+      size = os.fstat(file.fileno()).st_size
+      edges = hashlib.sha256(file.read(EDGE))
+      file.seek(max(0, size - EDGE))
+      edges.update(file.read(EDGE))
+  except OSError as error:
+    raise ValueError(
+      f'{path} cannot be read: {error}; put it back or make it readable'
+    ) from error
+  return {'name': os.fspath(path), 'size': size, 'edges': edges.hexdigest()}
+
+
+def _fields(record: Any, names: list[str], errors: str) -> dict[str, Any]:
+  """Of a row of columns, as it is, or of a line."""
+  if isinstance(record, dict):
+    return record
+  line = _decode(record.removeprefix(codecs.BOM_UTF8), errors).strip()
+  if not line:
+    return dict.fromkeys(names)
+  try:
+    fields = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'not JSON: {error}; mend or remove the line') from error
+  if not isinstance(fields, dict):
+    raise ValueError(f'expected an object, got {line[:60]!r}')
+  return fields
+
+
+def _text(fields: dict[str, Any], name: str, errors: str) -> str:
+  if name not in fields:
+    raise ValueError(
+      f'no field {name!r}, it has {sorted(fields)}: set source.text, or '
+      'source.title, to one of them'
+    )
+  value = fields[name]
+  if isinstance(value, bytes):
+    return _decode(value, errors)
+  if not isinstance(value, str | None):
+    raise ValueError(f'field {name!r} is {value!r:.60}, expected a string')
+  try:
+    return (value or '').encode('utf-8').decode()
+  except UnicodeEncodeError as error:  # JSON can spell half of a character
+    if errors == 'replace':
+      return value.encode('utf-16', 'surrogatepass').decode('utf-16', errors)
+    raise ValueError(
+      f'field {name!r} has a lone surrogate: mend it, or set source.errors '
+      "to 'replace'"
+    ) from error
+
+
+def _decode(value: bytes, errors: str) -> str:
+  try:
+    return value.decode('utf-8', errors)
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'invalid UTF-8: {error.reason} at byte {error.start} of the row; mend '
+      "it, or set source.errors to 'replace' to read U+FFFD there"
+    ) from error
+
+
+def _whole(path, row, marks, names):
+  del row, marks
+  text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+  yield 0, 0, {**dict.fromkeys(names), names[0]: text}
+
+
+def _lines(path, row, marks, names):
+  del names
+  mark = row // STRIDE
+  offset = marks[mark]
+  with path.open('rb') as file:
+    file.seek(offset)
+    for n, line in enumerate(file, start=mark * STRIDE):
+      yield n, offset, line
+      offset += len(line)
+
+
+def _compressed(compression):
+  def lines(path, row, marks, names):
+    del row, marks, names
+    with pa.input_stream(os.fspath(path), compression) as stream:
+      for row, line in enumerate(io.BufferedReader(stream)):
+        yield row, None, line
+
+  return lines
+
+
+def _parquet(path, row, marks, names):
+  del marks
+  with pq.ParquetFile(path) as file:
+    _check_columns(file.schema_arrow, names)
+    first = 0
+    for group in range(file.num_row_groups):
+      end = first + file.metadata.row_group(group).num_rows
+      if row < end:
+        for batch in file.iter_batches(
+          BATCH, row_groups=[group], columns=names
+        ):
+          yield from _rows(batch, first, names)
+          first += batch.num_rows
+      first = end
+
+
+def _arrow(path, row, marks, names):
+  del marks
+  with contextlib.ExitStack() as stack:
+    file = stack.enter_context(pa.OSFile(os.fspath(path)))
+    is_file = file.read(6) == b'ARROW1'
+    file.seek(0)
+    reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
+    stack.enter_context(reader)
+    _check_columns(reader.schema, names)
+    batches = reader
+    if is_file:
+      batches = map(reader.get_batch, range(reader.num_record_batches))
+    first = 0
+    for batch in batches:
+      if row < first + batch.num_rows:
+        yield from _rows(batch, first, names)
+      first += batch.num_rows
+
+
+def _check_columns(schema, names) -> None:
+  for name in names:
+    if name not in schema.names:
+      raise ValueError(f'no column {name!r}, it has {schema.names}')
+
+
+def _rows(batch, first, names):
+  """Texts as bytes: Arrow does not look whether they are UTF-8."""
+  try:
+    columns = [
+      batch[name].cast(pa.large_binary()).to_pylist() for name in names
+    ]
+  except pa.ArrowException as error:
+    raise ValueError(
+      f'columns {names} of {batch.schema.types} must be text: {error}'
+    ) from error
+  for row, cells in enumerate(zip(*columns, strict=True), start=first):
+    yield row, None, dict(zip(names, cells, strict=True))
+
+
+_READERS = {
+  '.txt': _whole,
+  '.jsonl': _lines,
+  '.jsonl.gz': _compressed('gzip'),
+  '.jsonl.zst': _compressed('zstd'),
+  '.parquet': _parquet,
+  '.arrow': _arrow,
+  '.feather': _arrow,
+}
