@@ -5,10 +5,11 @@ import pathlib
 import setuptools
 
 # What the corpora and judges of the paper's studies are read with.
-FIGURES = ['rdata>=1.1,<2', 'safetensors>=0.5,<1']
+FIGURES = ['rdata>=1.1,<2']
 TEST = ['pytest>=8', 'ruff>=0.15', *FIGURES]
 # Kronfluence asks for any torchvision (and never imports it): the one of this
 # torch, or pip takes another torch for the latest torchvision's sake.
+PARITY = ['torch==2.13.*', 'transformers>=5,<6']
 BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
 
 setuptools.setup(
@@ -42,11 +43,17 @@ setuptools.setup(
     'orbax-checkpoint>=0.12,<0.13',
     'pyarrow>=18',
     'rich>=13',
+    'safetensors>=0.5,<1',
     'scipy>=1.15',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorstore>=0.1.80,<0.2',
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
   ],
-  extras_require={'test': TEST, 'bench': BENCH, 'figures': FIGURES},
+  extras_require={
+    'test': TEST,
+    'bench': BENCH,
+    'figures': FIGURES,
+    'parity': PARITY,
+  },  # fmt: skip
 )

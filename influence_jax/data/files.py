@@ -14,21 +14,19 @@ rows without text keep their number and are skipped. source[n] reads it again,
 and `source.origin(n)` says where it stands. Of plain JSON lines and Parquet
 little else is read for that; the others are read again up to the row.
 
-What the first stream finds, rows a file and a byte offset for each `STRIDE`
-lines, is kept in data_dir/files. Whoever reads a file later that has another
-size, head or tail, or finds other files, gets a ValueError: sequences made
-before would be given the text of others. A change of the same size in the
-middle of a file is not seen.
+What the first stream finds, rows a file and a byte offset for each
+`file_formats.STRIDE` lines, is kept in data_dir/files. Whoever reads a file
+later that has another size, head or tail, or finds other files, gets a
+ValueError: sequences made before would be given the text of others. A change of
+the same size in the middle of a file is not seen.
 
 Nothing in the files is run: no pickle, and JSON is parsed by `json`.
 """
 
 import bisect
 import codecs
-import contextlib
 import glob
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -36,12 +34,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from absl import logging
 
-STRIDE = 256  # lines from one kept offset to the next
+from influence_jax.data import file_formats as formats
+
 EDGE = 1 << 16  # bytes of a file's head and of its tail that identify it
-BATCH = 256  # rows of a Parquet file that are decoded together
 PICKLES = ('.pkl', '.pickle', '.pt', '.pth', '.bin', '.ckpt', '.joblib')
 
 
@@ -113,7 +110,7 @@ def find(pattern: str) -> list[pathlib.Path]:
     )
   path = pathlib.Path(pattern).expanduser().absolute()
   if path.is_dir():
-    found = [x for x in path.glob('[!.]*') if _ending(x)]
+    found = [x for x in path.glob('[!.]*') if formats.ending(x)]
   elif path.exists():  # its name may have a bracket in it
     found = [path]
   else:
@@ -122,7 +119,7 @@ def find(pattern: str) -> list[pathlib.Path]:
   if not found:
     raise ValueError(
       f'no files match {pattern!r}: expected a file, a folder or a glob of '
-      f'files that end in {list(_READERS)}'
+      f'files that end in {list(formats.READERS)}'
     )
   for path in found:
     target = path.resolve()
@@ -131,10 +128,10 @@ def find(pattern: str) -> list[pathlib.Path]:
         f'{path} (in fact {target}) may be a pickle, which can run code: it is '
         'not read; write its texts as JSON lines'
       )
-    if not _ending(path):
+    if not formats.ending(path):
       raise ValueError(
-        f'{path} has an unknown ending, expected one of {list(_READERS)}: make '
-        'the pattern narrower or convert the file'
+        f'{path} has an unknown ending, expected one of '
+        f'{list(formats.READERS)}: make the pattern narrower, or convert it'
       )
     paths.setdefault(target, path)
   if len(paths) < len(found):
@@ -175,7 +172,7 @@ class Source:
     """(row from 0, offset, record) of file k, which joins the index then."""
     entry = {**self._checked(k), 'rows': 0, 'marks': []}
     for row, offset, record in self._read(k, 0, [0]):
-      if offset is not None and row % STRIDE == 0:
+      if offset is not None and row % formats.STRIDE == 0:
         entry['marks'].append(offset)
       entry['rows'] += 1
       yield row, offset, record
@@ -192,7 +189,9 @@ class Source:
     except ValueError as error:
       raise ValueError(f'{self.paths[k]}, row {row + 1}: {error}') from error
     name = os.path.relpath(self.paths[k], self._root)
-    place = name if _ending(self.paths[k]) == '.txt' else f'{name}:{row + 1}'
+    place = (
+      name if formats.ending(self.paths[k]) == '.txt' else f'{name}:{row + 1}'
+    )
     title = next(filter(None, titles), place)
     return {'id': n, 'text': text, 'title': title, 'topic': name}
 
@@ -217,7 +216,9 @@ class Source:
     """Records of file k from `row` or a little before; errors name the file."""
     path, done = self.paths[k], 0
     try:
-      for found in _READERS[_ending(path)](path, row, marks, self._names):
+      for found in formats.READERS[formats.ending(path)](
+        path, row, marks, self._names
+      ):
         yield found
         done = found[0] + 1
     except (OSError, pa.ArrowException, ValueError) as error:
@@ -270,11 +271,6 @@ class Source:
     unfinished = self._index_path.with_suffix(f'.{os.getpid()}.tmp')
     unfinished.write_text(json.dumps(self._index))
     os.replace(unfinished, self._index_path)
-
-
-def _ending(path: pathlib.Path) -> str | None:
-  name = path.name.lower()
-  return next((ending for ending in _READERS if name.endswith(ending)), None)
 
 
 def _identity(path: pathlib.Path) -> dict[str, Any]:
@@ -337,96 +333,3 @@ def _decode(value: bytes, errors: str) -> str:
       f'invalid UTF-8: {error.reason} at byte {error.start} of the row; mend '
       "it, or set source.errors to 'replace' to read U+FFFD there"
     ) from error
-
-
-def _whole(path, row, marks, names):
-  del row, marks
-  text = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-  yield 0, 0, {**dict.fromkeys(names), names[0]: text}
-
-
-def _lines(path, row, marks, names):
-  del names
-  mark = row // STRIDE
-  offset = marks[mark]
-  with path.open('rb') as file:
-    file.seek(offset)
-    for n, line in enumerate(file, start=mark * STRIDE):
-      yield n, offset, line
-      offset += len(line)
-
-
-def _compressed(compression):
-  def lines(path, row, marks, names):
-    del row, marks, names
-    with pa.input_stream(os.fspath(path), compression) as stream:
-      for row, line in enumerate(io.BufferedReader(stream)):
-        yield row, None, line
-
-  return lines
-
-
-def _parquet(path, row, marks, names):
-  del marks
-  with pq.ParquetFile(path) as file:
-    _check_columns(file.schema_arrow, names)
-    first = 0
-    for group in range(file.num_row_groups):
-      end = first + file.metadata.row_group(group).num_rows
-      if row < end:
-        for batch in file.iter_batches(
-          BATCH, row_groups=[group], columns=names
-        ):
-          yield from _rows(batch, first, names)
-          first += batch.num_rows
-      first = end
-
-
-def _arrow(path, row, marks, names):
-  del marks
-  with contextlib.ExitStack() as stack:
-    file = stack.enter_context(pa.OSFile(os.fspath(path)))
-    is_file = file.read(6) == b'ARROW1'
-    file.seek(0)
-    reader = pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
-    stack.enter_context(reader)
-    _check_columns(reader.schema, names)
-    batches = reader
-    if is_file:
-      batches = map(reader.get_batch, range(reader.num_record_batches))
-    first = 0
-    for batch in batches:
-      if row < first + batch.num_rows:
-        yield from _rows(batch, first, names)
-      first += batch.num_rows
-
-
-def _check_columns(schema, names) -> None:
-  for name in names:
-    if name not in schema.names:
-      raise ValueError(f'no column {name!r}, it has {schema.names}')
-
-
-def _rows(batch, first, names):
-  """Texts as bytes: Arrow does not look whether they are UTF-8."""
-  try:
-    columns = [
-      batch[name].cast(pa.large_binary()).to_pylist() for name in names
-    ]
-  except pa.ArrowException as error:
-    raise ValueError(
-      f'columns {names} of {batch.schema.types} must be text: {error}'
-    ) from error
-  for row, cells in enumerate(zip(*columns, strict=True), start=first):
-    yield row, None, dict(zip(names, cells, strict=True))
-
-
-_READERS = {
-  '.txt': _whole,
-  '.jsonl': _lines,
-  '.jsonl.gz': _compressed('gzip'),
-  '.jsonl.zst': _compressed('zstd'),
-  '.parquet': _parquet,
-  '.arrow': _arrow,
-  '.feather': _arrow,
-}

@@ -15,7 +15,11 @@ def find(name: str) -> types.ModuleType:
   except ModuleNotFoundError as error:
     if not (error.name and path.startswith(error.name)):
       raise  # the module is there: something that it imports is not
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    names = [
+      name
+      for _, name, _ in pkgutil.iter_modules(__path__)
+      if hasattr(importlib.import_module(f'{__name__}.{name}'), 'make')
+    ]
     raise ValueError(
       f'no model {name!r}; there are {names}, or write the dotted path of a '
       'module with a function make(**hparams)'
