@@ -66,7 +66,7 @@ def _read(rung: ladder.Rung, section: ConfigDict) -> Tops:
   queries = scored.load(folder, sequences).queries
   rows, names = _table(folder / 'top.parquet', section.num_top)
   kept, block_M = _blocks(names, section.outside)
-  end = tokenizer.token_to_id(tokenizer_lib.END)
+  borders = {*tokenizer_lib.borders(tokenizer)}
   tokens = scored.tokens(tokenizer, queries)
   scores, overlaps = [], []
   for query, words in zip(queries, tokens, strict=True):
@@ -75,7 +75,7 @@ def _read(rung: ladder.Rung, section: ConfigDict) -> Tops:
     scores_CxM = scores_CxM.reshape(len(mine), len(names))[:, kept]
     scores_CxL = depth.by_block(scores_CxM, block_M)
     texts = [{*sequences.row(row['sequence']).tolist()} for row in mine]
-    overlap_C = np.array([jaccard({*words}, text - {end}) for text in texts])
+    overlap_C = np.array([jaccard({*words}, text - borders) for text in texts])
     # Always so, unless what is positive lies outside of the blocks.
     has_C = (scores_CxL > 0).any(1)
     scores.append(scores_CxL[has_C])

@@ -159,10 +159,7 @@ def filtered_order(
 def tokens(
   tokenizer: tokenizers.Tokenizer, queries: list[queries_lib.Query]
 ) -> list[list[int]]:
-  """Of prompt and completion, tokenized apart as for the model."""
-  pairs = zip(
-    tokenizer_lib.encode(tokenizer, [query.prompt for query in queries]),
-    tokenizer_lib.encode(tokenizer, [query.completion for query in queries]),
-    strict=True,
-  )
-  return [prompt + completion for prompt, completion in pairs]
+  """Of prompt and completion as the model is given them, without borders."""
+  begin = tokenizer_lib.borders(tokenizer).begin
+  pairs = queries_lib.tokens(queries, tokenizer)
+  return [[x for x in prompt if x != begin] + rest for prompt, rest in pairs]

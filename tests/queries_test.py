@@ -6,7 +6,7 @@ import numpy as np
 import tokenizer_test
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import chat, queries
+from influence_jax.data import chat, pretrained_tokenizer, queries
 from influence_jax.data import tokenizer as tokenizer_lib
 
 TOKENIZER = tokenizer_lib.train(['the cat'] * 3, 280)
@@ -180,7 +180,7 @@ class PretrainedTest(absltest.TestCase):
   def load(self, **config):
     config = {'bos_token': '<s>', 'eos_token': '</s>', **config}
     tokenizer_test.checkpoint(self.folder, tokenizer_config=config)
-    return tokenizer_lib.load_pretrained(self.folder)
+    return pretrained_tokenizer.load(self.folder)
 
   def test_a_row_begins_with_its_own_begin_and_has_no_end(self):
     tokenizer = self.load()
@@ -226,7 +226,7 @@ class PretrainedTest(absltest.TestCase):
       self.assertNotIn(0, completion)
 
   def test_a_completion_goes_on_where_the_prompt_stops(self):
-    tokenizer = tokenizer_lib.load_pretrained(tokenizer_test.llama(self.folder))
+    tokenizer = pretrained_tokenizer.load(tokenizer_test.llama(self.folder))
     asked = [
       queries.Query('x', 'the a', ' b'),
       queries.Query('y', 'the a ', 'b'),

@@ -10,7 +10,7 @@ import numpy as np
 import tokenizer_test
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import sequences
+from influence_jax.data import pretrained_tokenizer, sequences
 from influence_jax.data import tokenizer as tokenizer_lib
 
 BYTES = tokenizer_lib.train(['a'], 257)  # a token a letter
@@ -67,7 +67,7 @@ class SequencesTest(parameterized.TestCase):
   def test_rows_have_the_borders_of_a_pretrained_tokenizer(self):
     folder = self.directory.parent / 'checkpoint'
     tokenizer_test.checkpoint(folder, config={'eos_token_id': 1})
-    tokenizer = tokenizer_lib.load_pretrained(folder)
+    tokenizer = pretrained_tokenizer.load(folder)
     docs = documents([3, 0]) + [{'id': 30, 'text': '<s></s>' + '#' * 9}]
     built = self.build(docs, tokenizer=tokenizer)
     order = np.lexsort((built.records['chunk'], built.records['document']))

@@ -8,7 +8,7 @@ import tempfile
 import tokenizers
 from absl.testing import absltest, parameterized
 
-from influence_jax.data import tokenizer
+from influence_jax.data import pretrained_tokenizer, tokenizer
 
 TEXTS = [
   f'{name} is the capital of {land}, 首都 of {land}.\n'
@@ -227,7 +227,7 @@ class PretrainedTest(parameterized.TestCase):
     self.root = pathlib.Path(directory)
 
   def load(self, **files):
-    return tokenizer.load_pretrained(checkpoint(self.root / 'a', **files))
+    return pretrained_tokenizer.load(checkpoint(self.root / 'a', **files))
 
   @parameterized.parameters(
     {'tokenizer_config': {'eos_token': '</s>'}},
@@ -292,7 +292,7 @@ class PretrainedTest(parameterized.TestCase):
     self.assertNotIn(0, tokenizer.encode_prompt(own, [tokenizer.END])[0])
 
   def test_the_rest_of_a_text_is_encoded_without_a_space_before(self):
-    one = tokenizer.load_pretrained(llama(self.root / 'a'))
+    one = pretrained_tokenizer.load(llama(self.root / 'a'))
     self.assertEqual(tokenizer.borders(one), (1, 2))
     whole = tokenizer.encode(one, ['the a bé'])[0]
     for cut in 3, 5:
@@ -308,7 +308,7 @@ class PretrainedTest(parameterized.TestCase):
     )
 
   def test_pieces_keep_their_spaces(self):
-    one = tokenizer.load_pretrained(llama(self.root / 'a'))
+    one = pretrained_tokenizer.load(llama(self.root / 'a'))
     tokens = tokenizer.encode(one, ['the a bé'])[0]
     pieces = tokenizer.pieces(one, [1, *tokens, 2])
     self.assertEqual(pieces[:4], ['<s>', ' the', ' a', ' '])
@@ -344,14 +344,16 @@ class PretrainedTest(parameterized.TestCase):
 
   def test_a_missing_or_broken_tokenizer_is_a_value_error(self):
     with self.assertRaisesRegex(ValueError, 'no tokenizer.json in .*save it'):
-      tokenizer.load_pretrained(self.root)
+      pretrained_tokenizer.load(self.root)
     (self.root / 'tokenizer.json').write_text('{}')
     with self.assertRaisesRegex(ValueError, 'is not a tokenizer.json'):
-      tokenizer.load_pretrained(self.root)
+      pretrained_tokenizer.load(self.root)
 
   def test_a_pretrained_file_alone_is_not_loaded(self):
     folder = checkpoint(self.root / 'a')
-    with self.assertRaisesRegex(ValueError, 'a/tokenizer.json.*load_pretraine'):
+    with self.assertRaisesRegex(
+      ValueError, 'a/tokenizer.json.*pretrained_tokenizer'
+    ):
       tokenizer.load(folder / 'tokenizer.json')
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jinja2
 import jinja2.sandbox
 
-from influence_jax.data import tokenizer as tokenizer_lib
+from influence_jax.data import pretrained_tokenizer
 
 Messages = list[dict[str, str]]
 _NAMES = {'user': 'Human', 'assistant': 'Assistant'}
@@ -69,7 +69,7 @@ def template(folder: str | os.PathLike[str]) -> Callable[[Messages], str]:
       f'the chat template in {folder} is broken: {error}; mend it or write the '
       'prompts out'
     ) from error
-  special = tokenizer_lib.special_tokens(folder)
+  special = pretrained_tokenizer.special_tokens(folder)
 
   def prompt(messages: Messages) -> str:
     check(messages)
@@ -119,7 +119,7 @@ def _source(folder: pathlib.Path) -> str:
   if path.is_file():
     return path.read_text(encoding='utf-8')
   path = folder / 'tokenizer_config.json'
-  found = tokenizer_lib.read_json(path).get('chat_template')
+  found = pretrained_tokenizer.read_json(path).get('chat_template')
   if isinstance(found, list):  # some have one more for tools
     found = {one['name']: one['template'] for one in found}.get('default')
   if not isinstance(found, str):

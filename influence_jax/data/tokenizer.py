@@ -5,27 +5,25 @@ make it: the characters '<|endoftext|>' in a document or a query are encoded
 like any others, so that data cannot forge the border of a document. That is a
 property of tokenizers from `train` and `load`, not of the file.
 
-A pretrained model's tokenizer has borders of its own, `load_pretrained`: they
-are what its post-processor puts around a text, so that they are in the
+A pretrained model's tokenizer (`pretrained_tokenizer`) has borders of its own:
+they are what its post-processor puts around a text, so that they are in the
 tokenizer.json that `save` writes. `borders` knows both kinds. Text is encoded
 without them, and documents cannot forge its special tokens either; a prompt
 can: see `encode_prompt`. Its normaliser may change text, and some put a space
 before a text: `encode_after` takes it away.
 """
 
-import json
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tokenizers
 from absl import logging
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 END = '<|endoftext|>'
-_ENDS = (END, '<|end_of_text|>')  # of documents, whatever ends a chat's turn
 NUM_BYTES = 256
 _SURROGATE = re.compile('[\ud800-\udfff]')
 _BEFORE = '\n'  # begins no longer token where a space is put before texts
@@ -82,46 +80,7 @@ def load(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
   """The tokenizer in a tokenizer.json that has `borders`."""
   if not pathlib.Path(path).is_file():
     raise ValueError(f'no tokenizer at {path}: train one and save it there')
-  return _bordered(_read(path), path)
-
-
-def load_pretrained(folder: str | os.PathLike[str]) -> tokenizers.Tokenizer:
-  """The tokenizer of a checkpoint's folder, `borders` in its post-processor.
-
-  A row ends with the token that ended documents: '<|endoftext|>' or
-  '<|end_of_text|>' if it is special there, for an instruction-tuned model's
-  eos_token may end turns; else the eos_token of tokenizer_config.json or
-  special_tokens_map.json, or the eos_token_id of config.json. It begins with
-  the bos_token if add_bos_token of tokenizer_config.json says so or, where that
-  says nothing, with what the file's post-processor puts first; if nothing, with
-  the token that ends it.
-
-  Raises:
-    ValueError: there is no tokenizer.json, no such token, or a token that
-      config.json's vocab_size does not reach.
-  """
-  folder = pathlib.Path(folder)
-  path = folder / 'tokenizer.json'
-  if not path.is_file():
-    raise ValueError(
-      f'no tokenizer.json in {folder}: save it there with the fast tokenizer '
-      'of transformers, which reads a tokenizer.model too'
-    )
-  tokenizer = _read(path)
-  _check_size(tokenizer, folder)
-  end = _end(tokenizer, folder)
-  begin = _begin(tokenizer, folder) or end
-  for token in (begin, end):
-    if tokenizer.token_to_id(token) is None:
-      raise ValueError(
-        f'{token!r}, a special token by the files in {folder}, is not in '
-        'tokenizer.json: they are not of one model'
-      )
-  tokenizer.post_processor = processors.TemplateProcessing(
-    single=[begin, '$A', end],
-    special_tokens=[(x, tokenizer.token_to_id(x)) for x in {begin, end}],
-  )
-  return _bordered(tokenizer, path)
+  return bordered(read(path), path)
 
 
 def borders(tokenizer: tokenizers.Tokenizer) -> Borders:
@@ -137,7 +96,7 @@ def borders(tokenizer: tokenizers.Tokenizer) -> Borders:
     raise ValueError(
       f'the tokenizer has no special token {END!r}, which begins and ends '
       f'documents, and puts {len(own)} tokens around a text, expected 2; add '
-      'it, train another or read a checkpoint with `load_pretrained`'
+      'it, train another or read a checkpoint with `pretrained_tokenizer`'
     )
   return Borders(end, end)
 
@@ -206,33 +165,8 @@ def pieces(tokenizer: tokenizers.Tokenizer, tokens: Iterable[int]) -> list[str]:
   return [decode(tokenizer, [end, token])[start:] for token in tokens]
 
 
-def special_tokens(folder: str | os.PathLike[str]) -> dict[str, str]:
-  """The texts 'bos_token' and 'eos_token' of a checkpoint, those it names."""
-  found = {}
-  for name in ('special_tokens_map.json', 'tokenizer_config.json'):
-    fields = read_json(pathlib.Path(folder) / name)
-    for key in ('bos_token', 'eos_token'):
-      token = fields.get(key)
-      text = token.get('content') if isinstance(token, dict) else token
-      if isinstance(text, str):
-        found[key] = text
-  return found
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The object in a file of a checkpoint; empty if there is no file."""
-  if not path.is_file():
-    return {}
-  try:
-    fields = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{path} is no JSON: {error}; fetch it again') from error
-  if not isinstance(fields, dict):
-    raise ValueError(f'{path} holds no object: fetch it again')
-  return fields
-
-
-def _read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+def read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
+  """A tokenizer.json, whatever borders it has."""
   try:
     tokenizer = tokenizers.Tokenizer.from_file(os.fspath(path))
   except Exception as error:  # the library raises bare Exceptions
@@ -242,14 +176,16 @@ def _read(path: str | os.PathLike[str]) -> tokenizers.Tokenizer:
   return _faithful(tokenizer)
 
 
-def _bordered(tokenizer, path) -> tokenizers.Tokenizer:
+def bordered(
+  tokenizer: tokenizers.Tokenizer, path: str | os.PathLike[str]
+) -> tokenizers.Tokenizer:
   """The tokenizer, if it has borders that no text makes."""
   try:
     found = borders(tokenizer)
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
   for token in found:
-    if not _is_special(tokenizer, token):
+    if not is_special(tokenizer, token):
       text = tokenizer.id_to_token(token)
       raise ValueError(
         f'the tokenizer in {path} has no special token {text!r}, which begins '
@@ -258,7 +194,7 @@ def _bordered(tokenizer, path) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _is_special(tokenizer, token: int | None) -> bool:
+def is_special(tokenizer: tokenizers.Tokenizer, token: int | None) -> bool:
   """Whether no text makes the token."""
   added = tokenizer.get_added_tokens_decoder().get(token)
   return (
@@ -271,49 +207,6 @@ def _own_borders(tokenizer) -> list[int]:
   encoding = tokenizer.encode('')
   added = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
   return [token for token, is_special in added if is_special]
-
-
-def _begin(tokenizer, folder) -> str | None:
-  adds = read_json(folder / 'tokenizer_config.json').get('add_bos_token')
-  if isinstance(adds, bool):
-    return special_tokens(folder).get('bos_token') if adds else None
-  encoding = tokenizer.encode('a')
-  first = encoding.special_tokens_mask.index(0)
-  if first > 1:
-    raise ValueError(
-      f'the tokenizer in {folder} begins texts with {encoding.tokens[:first]}, '
-      'expected one token: set add_bos_token in tokenizer_config.json'
-    )
-  return encoding.tokens[0] if first else None
-
-
-def _end(tokenizer, folder) -> str:
-  for token in _ENDS:
-    if _is_special(tokenizer, tokenizer.token_to_id(token)):
-      return token
-  if token := special_tokens(folder).get('eos_token'):
-    return token
-  number = read_json(folder / 'config.json').get('eos_token_id')
-  number = number[0] if isinstance(number, list) and number else number
-  token = tokenizer.id_to_token(number) if isinstance(number, int) else None
-  if token is None:
-    raise ValueError(
-      f'no token that ends a text in {folder}: expected eos_token in '
-      'tokenizer_config.json, or eos_token_id, one of the vocabulary, in '
-      'config.json'
-    )
-  return token
-
-
-def _check_size(tokenizer, folder) -> None:
-  fields = read_json(folder / 'config.json')
-  size = {**fields, **fields.get('text_config', {})}.get('vocab_size')
-  token, last = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-  if size is not None and last >= size:
-    raise ValueError(
-      f'{token!r} in {folder}/tokenizer.json is token {last}, expected less '
-      f'than {size}, the vocab_size of config.json: they are of two models'
-    )
 
 
 def _faithful(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
