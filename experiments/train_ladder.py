@@ -92,7 +92,7 @@ def draw(rows: list[dict], curves: dict[str, np.ndarray]) -> figure.Figure:
   sizes = list(dict.fromkeys(row['size'] for row in rows))
   for row in rows:
     losses = curves[row['rung']]
-    width = max(1, len(losses) // 100)
+    width = max(1, len(losses) // 20)
     smooth = np.convolve(losses, np.ones(width) / width, 'valid')
     look = style.line(sizes.index(row['size']))
     first = row['seed'] == min(r['seed'] for r in rows)
