@@ -33,6 +33,7 @@ setuptools.setup(
     'array_record>=0.8',
     'bm25s>=0.3,<0.4',
     'flax>=0.12,<0.13',
+    'gguf>=0.19,<0.20',
     'importlib_resources>=6',
     'jax>=0.10,<0.11',
     'jinja2>=3.1',

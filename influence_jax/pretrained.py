@@ -1,13 +1,13 @@
-"""Pretrained decoders from a folder in Hugging Face's layout.
+"""Pretrained decoders from a folder in Hugging Face's layout, or from GGUF.
 
-    config, params = pretrained.load(folder, dtype='bfloat16')
+    config, params = pretrained.load(path, dtype='bfloat16')
     logits = decoder.Decoder(config).apply({'params': params}, tokens)
 
-The folder holds config.json and model.safetensors, or shards of it beside
-model.safetensors.index.json. Headers of all files are checked against the
-decoder before a tensor is read. Then tensor by tensor is read, cast and put, so
-that the host holds one at a time and the devices what they keep. A stack (scan)
-is made of zeros once and filled in place.
+A folder holds config.json and model.safetensors, or shards of it beside
+model.safetensors.index.json; a .gguf is one file. Headers of all files are
+checked against the decoder before a tensor is read. Then tensor by tensor is
+read, cast and put, so that the host holds one at a time and the devices what
+they keep. A stack (scan) is made of zeros once and filled in place.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,23 +25,17 @@ import numpy as np
 import safetensors
 from flax import traverse_util
 
-from influence_jax import types
+from influence_jax import gguf_file, types
 from influence_jax.models import decoder, families, tensors
 
 _SINGLE, _INDEX = 'model.safetensors', 'model.safetensors.index.json'
 _PICKLES = ('.bin', '.pt', '.pth', '.pkl', '.ckpt')
-_DTYPES = ('F16', 'BF16', 'F32', 'F64')
+_DTYPES = ('F16', 'BF16', 'F32', 'F64', *gguf_file.QUANTIZED)
 _NAMED = 9  # things that are wrong, in a message
 
 
-class _Tensor(NamedTuple):
-  path: pathlib.Path
-  shape: tuple[int, ...]
-  dtype: str  # as safetensors calls it
-
-
 def load(
-  folder: str | os.PathLike,
+  path: str | os.PathLike,
   *,
   dtype: str = 'float32',
   scan: bool = False,
@@ -50,7 +44,7 @@ def load(
   """The decoder's config and parameters.
 
   Args:
-    folder: with config.json and safetensors.
+    path: a folder with config.json and safetensors, or a .gguf file.
     dtype: of the computation and of the parameters. For parameters wider than
       the computation load them wide and replace `dtype` in the config.
     scan: one stack of blocks, its axis L first.
@@ -61,11 +55,15 @@ def load(
       there are no safetensors; a file is damaged, or missing, or not of the
       folder; tensors are missing, too many, or of another shape or kind.
   """
-  folder = pathlib.Path(folder)
-  config_json = _read_json(folder / 'config.json')
-  config = families.config(config_json, dtype=dtype, scan=scan)
-  found = _headers(_files(folder))
-  sources = _sources(config_json['model_type'], config, found, folder)
+  path = pathlib.Path(path)
+  if path.suffix == '.gguf':
+    layout, config_json, found = gguf_file.headers(path)
+    config = families.config(config_json, dtype=dtype, scan=scan)
+  else:
+    config_json = _read_json(path / 'config.json')
+    config = families.config(config_json, dtype=dtype, scan=scan)
+    layout, found = config_json['model_type'], _headers(_files(path))
+  sources = _sources(layout, config, found, path)
   return config, _params(config, sources, found, put)
 
 
@@ -120,7 +118,7 @@ def _open(path: pathlib.Path) -> safetensors.safe_open:
     ) from error
 
 
-def _headers(paths: list[pathlib.Path]) -> dict[str, _Tensor]:
+def _headers(paths: list[pathlib.Path]) -> dict[str, tensors.Tensor]:
   found = {}
   for path in paths:
     with _open(path) as file:
@@ -130,35 +128,36 @@ def _headers(paths: list[pathlib.Path]) -> dict[str, _Tensor]:
             f'{name} is in {path} and in {found[name].path}; remove one of them'
           )
         part = file.get_slice(name)
-        shape = tuple(part.get_shape())
-        found[name] = _Tensor(path, shape, part.get_dtype())
+        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        read = functools.partial(_read, path, name)
+        found[name] = tensors.Tensor(path, shape, dtype, read)
   return found
 
 
-def _read(tensor: _Tensor, name: str) -> np.ndarray:
+def _read(path: pathlib.Path, name: str) -> np.ndarray:
   # Opened for each tensor: what is mapped counts as memory till it is closed.
-  with _open(tensor.path) as file:
+  with _open(path) as file:
     return file.get_tensor(name)
 
 
 def _sources(
-  model_type: str,
+  layout: str,
   config: decoder.DecoderConfig,
-  found: dict[str, _Tensor],
-  folder: pathlib.Path,
+  found: dict[str, tensors.Tensor],
+  path: pathlib.Path,
 ) -> dict[str, tensors.Source]:
   """Where each of our arrays is; raises unless that is the whole checkpoint."""
-  table = tensors.TABLES[model_type]
+  table = tensors.TABLES[layout]
   bare = not any(name.startswith(table.prefix) for name in found)
   shapes = _shapes(config)
-  sources = tensors.sources(model_type, config, shapes, bare)
+  sources = tensors.sources(layout, config, shapes, bare)
   expected = {source.name: source.shape for source in sources.values()}
   wrong = [
     f'{name} {shape} is missing'
     for name, shape in expected.items()
     if name not in found
   ]
-  head = tensors.tied_head(model_type)
+  head = tensors.tied_head(layout)
   copied = config.tied and head in found
   for name, tensor in found.items():
     if name in expected and tensor.shape != expected[name]:
@@ -170,14 +169,12 @@ def _sources(
         wrong.append(f'{name} {tensor.shape} is unknown')
   if not wrong and copied:
     embedding = sources['tok_emb/embedding'].name
-    if not np.array_equal(
-      _read(found[head], head), _read(found[embedding], embedding)
-    ):
+    if not np.array_equal(found[head].read(), found[embedding].read()):
       wrong.append(f'{head} is not {embedding}, yet the head is tied to it')
   if wrong:
     more = f', and {len(wrong) - _NAMED} more' * (len(wrong) > _NAMED)
     raise ValueError(
-      f'{folder} does not hold the {model_type} of its config.json: '
+      f'{path} does not hold the {layout} of its configuration: '
       f'{"; ".join(wrong[:_NAMED])}{more}'
     )
   return sources
@@ -202,12 +199,12 @@ def _shapes(config: decoder.DecoderConfig) -> dict[str, tuple[int, ...]]:
 def _params(
   config: decoder.DecoderConfig,
   sources: dict[str, tensors.Source],
-  found: dict[str, _Tensor],
+  found: dict[str, tensors.Tensor],
   put: Callable[[np.ndarray], jax.Array],
 ) -> types.PyTree:
   flat: dict[str, Any] = {}
   for path, source in sources.items():
-    x = source.read(_read(found[source.name], source.name))
+    x = source.read(found[source.name].read())
     x = x.astype(config.dtype, copy=False)
     block = re.fullmatch(r'blocks_(\d+)/(.*)', path)
     if not (config.scan and block):

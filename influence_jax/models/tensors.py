@@ -4,6 +4,7 @@ A family is a table {our module: theirs} and how its tensors are laid out: as
 PyTorch's Linear [O, I], or otherwise where q, k and v are one tensor.
 """
 
+import pathlib
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,6 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 from influence_jax.models import decoder
+
+
+class Tensor(NamedTuple):
+  """A tensor in a file, known by the file's header."""
+
+  path: pathlib.Path  # of the file
+  shape: tuple[int, ...]
+  dtype: str  # as the file calls it
+  read: Callable[[], np.ndarray]
 
 
 class Source(NamedTuple):
@@ -31,7 +41,7 @@ class Table(NamedTuple):
 
 
 def sources(
-  model_type: str,
+  layout: str,
   config: decoder.DecoderConfig,
   shapes: dict[str, tuple[int, ...]],
   bare: bool = False,
@@ -39,12 +49,12 @@ def sources(
   """{path: where it is}, for our arrays {path: shape}, unrolled.
 
   Args:
-    model_type: of config.json.
+    layout: a key of `TABLES`.
     config: of `families.config`.
     shapes: the decoder's, '/'-joined, blocks as `blocks_0`, ...
     bare: the tensors' names have no `prefix`.
   """
-  table, found = TABLES[model_type], {}
+  table, found = TABLES[layout], {}
   for path, shape in shapes.items():
     module, leaf = path.rsplit('/', 1)
     number = ''.join(re.findall(r'^blocks_(\d+)/', module))
@@ -56,9 +66,9 @@ def sources(
   return found
 
 
-def tied_head(model_type: str) -> str:
+def tied_head(layout: str) -> str:
   """The tensor that a checkpoint with a tied head should not have, but may."""
-  return TABLES[model_type].modules['lm_head'] + '.weight'
+  return TABLES[layout].modules['lm_head'] + '.weight'
 
 
 def _linear(config, module, leaf, shape):
@@ -67,6 +77,19 @@ def _linear(config, module, leaf, shape):
   return (
     (shape[::-1], np.transpose) if leaf == 'kernel' else (shape, np.asarray)
   )
+
+
+def _interleaved(config, module, leaf, shape):
+  """llama.cpp turns rows (2 n, 2 n + 1) of a head, `rope` (n, n + d / 2)."""
+  part = _part(module)
+  if part not in (0, 1):
+    return _linear(config, module, leaf, shape)
+
+  def read(x):
+    pairs = x.reshape(-1, config.head_dim // 2, 2, x.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(x.shape).T
+
+  return shape[::-1], read
 
 
 def _conv1d(config, module, leaf, shape):
@@ -152,10 +175,24 @@ _GPT2 = {
   'final_norm': 'transformer.ln_f',
   'lm_head': 'lm_head',
 }
+_LLAMA_CPP = {
+  'tok_emb': 'token_embd',
+  'blocks/attn_norm': 'blk.{}.attn_norm',
+  'blocks/attn/q': 'blk.{}.attn_q',
+  'blocks/attn/k': 'blk.{}.attn_k',
+  'blocks/attn/v': 'blk.{}.attn_v',
+  'blocks/attn/o': 'blk.{}.attn_output',
+  'blocks/mlp_norm': 'blk.{}.ffn_norm',
+  'blocks/mlp/gate': 'blk.{}.ffn_gate',
+  'blocks/mlp/up': 'blk.{}.ffn_up',
+  'blocks/mlp/down': 'blk.{}.ffn_down',
+  'final_norm': 'output_norm',
+  'lm_head': 'output',
+}
 _NEOX_BUFFERS = r'\.attention\.((masked_)?bias|rotary_emb\.inv_freq)$'
 _GPT2_BUFFERS = r'(^|\.)attn\.(masked_)?bias$'
 
-TABLES = {  # by the model_type of config.json
+TABLES = {  # by config.json's model_type, or 'gguf/' and the architecture
   'llama': Table(_LLAMA, 'model.', _linear),
   'mistral': Table(_LLAMA, 'model.', _linear),
   'qwen2': Table(_LLAMA, 'model.', _linear),
@@ -165,4 +202,5 @@ TABLES = {  # by the model_type of config.json
   'gemma3_text': Table(_POST_NORMED, 'model.', _linear),
   'gpt_neox': Table(_GPT_NEOX, 'gpt_neox.', _fused_heads, _NEOX_BUFFERS),
   'gpt2': Table(_GPT2, 'transformer.', _conv1d, _GPT2_BUFFERS),
+  'gguf/llama': Table(_LLAMA_CPP, '', _interleaved),
 }
