@@ -7,7 +7,7 @@ import validate_pbrf_test
 from absl.testing import absltest
 
 from experiments import estimates, validation_task, wall_clock
-from influence_jax import store
+from influence_jax import fit, store
 
 
 def _config(**section):
@@ -92,6 +92,24 @@ class WallClockTest(absltest.TestCase):
     self.assertEqual(got['seconds'], 16.0)
     wanted = np.corrcoef(one['scores'][0], truth[0])[0, 1]
     np.testing.assert_allclose(got['pearson'], [wanted])
+
+  def test_a_fit_is_timed_from_its_first_pass_to_its_factors(self):
+    """That of two stages over three batches, each run twice."""
+    task = validate_pbrf_test._task(_config(), pathlib.Path(self.folder))
+    names, finish = [], fit.finish_stage
+
+    def finish_stage(stage, layers, state):
+      names.append(stage.name)
+      self.assertEqual(float(state.counts.sequences.sum()), 18)
+      return finish(stage, layers, state)
+
+    clock = mock.Mock(side_effect=[0.0, 3.0, 10.0, 14.0])
+    with (
+      mock.patch.object(fit, 'finish_stage', finish_stage),
+      mock.patch.object(wall_clock.time, 'perf_counter', clock),
+    ):
+      self.assertEqual(wall_clock.fit_seconds(task), 7.0)
+    self.assertEqual(names, ['covariance'] * 2 + ['eigenvalue'] * 2)
 
   def test_the_claim_is_of_the_number_that_was_fixed(self):
     (claim,) = self.result['claims']
