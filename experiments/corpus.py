@@ -31,23 +31,33 @@ class Corpus(NamedTuple):
   source: Any  # of module.load
 
 
-def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
+def load(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  tokenizer: tokenizers.Tokenizer | None = None,
+) -> Corpus:
   """What `config` (the section data) describes, kept in `workdir`.
 
   Writes corpus.json, tokenizer.json and sequences/; what is there already is
   checked and used.
 
+  Args:
+    config: its vocab_size is read where no tokenizer is given.
+    workdir: made when absent.
+    tokenizer: of a pretrained model; None trains one on the corpus.
+
   Raises:
-    ValueError: the workdir's corpus is of another config.
+    ValueError: the workdir's corpus is of another config or tokenizer.
   """
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   _claim(workdir / 'corpus.json', config.to_dict())
-  module = _find(config.name)
-  source = module.load(
-    pathlib.Path(config.data_dir).expanduser(), **config.source
-  )
-  tokenizer = _tokenizer(workdir / 'tokenizer.json', config, module, source)
+  module, source = open_source(config)
+  path = workdir / 'tokenizer.json'
+  if tokenizer is None:
+    tokenizer = _trained(path, config, module, source)
+  else:
+    _keep(path, tokenizer)
   try:
     sequences = sequences_lib.open(
       workdir / 'sequences', tokenizer.get_vocab_size()
@@ -72,6 +82,13 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Corpus:
   return Corpus(sequences, tokenizer, document, module, source)
 
 
+def open_source(config: ConfigDict) -> tuple[types.ModuleType, Any]:
+  """The module of `config` (the section data) and what it loads."""
+  module = _find(config.name)
+  data_dir = pathlib.Path(config.data_dir).expanduser()
+  return module, module.load(data_dir, **config.source)
+
+
 def _claim(path: pathlib.Path, config: dict) -> None:
   """The first config to use a workdir is the only one."""
   if path.exists():
@@ -94,10 +111,21 @@ def _find(name: str):
     ) from error
 
 
-def _tokenizer(path, config, module, source) -> tokenizers.Tokenizer:
+def _trained(path, config, module, source) -> tokenizers.Tokenizer:
   if path.exists():
     return tokenizer_lib.load(path)
   texts = (document['text'] for document in module.documents(source))
   tokenizer = tokenizer_lib.train(texts, config.vocab_size)
   tokenizer_lib.save(tokenizer, path)
   return tokenizer
+
+
+def _keep(path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
+  """Saves it; ValueError if the one that is there is another."""
+  if not path.exists():
+    tokenizer_lib.save(tokenizer, path)
+  elif tokenizer_lib.load(path).to_str() != tokenizer.to_str():
+    raise ValueError(
+      f'{path} is another tokenizer than that of the checkpoint: the sequences '
+      'beside it are of another model; choose another --workdir'
+    )

@@ -6,7 +6,7 @@
 Writes WORKDIR/factors/ (a checkpoint of the fit, at its end the factors) and
 factor_health.json, and prints a table of them. The same command again goes on
 from the last checkpoint and returns at once when all is fitted. Sections read:
-data, model, layers, curvature, fit, damping, plan.
+data, model or checkpoint, layers, curvature, fit, damping, plan.
 """
 
 import json
@@ -33,9 +33,14 @@ from influence_jax.data import batches as batches_lib
 from influence_jax.report import terminal
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def run(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  ours: trained.Trained | None = None,
+) -> None:
+  """`ours` is `trained.load(config, workdir)` where that was done before."""
   workdir = pathlib.Path(workdir)
-  ours = trained.load(config, workdir)
+  ours = ours or trained.load(config, workdir)
   approximation = common.build('curvature', curvature.make, config.curvature)
   trained.print_layers(ours.found, approximation)
   mesh = sharding.make_mesh()

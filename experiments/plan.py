@@ -24,17 +24,14 @@ import rich
 from ml_collections import ConfigDict
 from rich import table
 
-from experiments import common, solve, workload
+from experiments import common, solve, trained, workload
 from influence_jax import (
   calibration,
   costs,
   curvature,
-  losses,
-  models,
   planner,
   sharding,
   store,
-  taps,
   topk,
   training,
   types,
@@ -100,15 +97,10 @@ def predicted(
 
 def abstract_model(config: ConfigDict) -> tuple[types.Model, types.PyTree]:
   """The config's model and the shapes of its parameters."""
-  net = common.build('model', models.make, config.model)
+  net = trained.network(config)
   inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
   params = jax.eval_shape(net.init, jax.random.key(0), inputs)['params']
-
-  def apply_fn(params, inputs):
-    return net.apply({'params': params}, inputs)
-
-  layers = taps.find_layers(apply_fn, params, inputs, config.layers).layers
-  return types.Model(apply_fn, losses.softmax_cross_entropy, layers), params
+  return trained.describe(config, params)[0], params
 
 
 def train_costs(
@@ -122,7 +114,7 @@ def train_costs(
   numbers = workload.num_sequences(config, workdir)
   epoch = workload.shapes(numbers, train.batch_tokens, 1)
   shapes = {shape: train.num_epochs * n for shape, n in epoch.items()}
-  net = common.build('model', models.make, config.model)
+  net = trained.network(config)
   over = planner.passes(model, params, shapes)
   return [costs.train_cost(net, train, over, mesh=sharding.make_mesh())]
 

@@ -34,8 +34,9 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     drawn['tail'] = figures.tail(scores_KxN, names)
     drawn['coverage'] = figures.coverage(scores_KxN, names)
   drawn['layers'] = figures.layers(records.layer_scores(rows), layers)
-  losses = _losses(workdir / 'metrics.jsonl')
-  drawn['training'] = figures.training_curve(*losses)
+  if (workdir / 'metrics.jsonl').exists():  # a pretrained model has none
+    losses = _losses(workdir / 'metrics.jsonl')
+    drawn['training'] = figures.training_curve(*losses)
   for name, figure in drawn.items():
     figures.save(figure, workdir / 'figures' / f'{name}.png')
   captions = {

@@ -16,7 +16,8 @@ Writes a folder (config.score.folder) of WORKDIR:
 
 Sign and scale of scores are as in influence_jax.types. The same command again
 goes on with what is missing and returns at once when nothing is.
-Sections read: data, model, layers, curvature, fit, damping, score, plan.
+Sections read: data, model or checkpoint, layers, curvature, fit, damping,
+score, plan.
 """
 
 import os
@@ -50,10 +51,15 @@ from influence_jax.data import candidates as candidates_lib
 from influence_jax.data import queries as queries_lib
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def run(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  ours: trained.Trained | None = None,
+) -> None:
+  """`ours` is `trained.load(config, workdir)` where that was done before."""
   workdir = pathlib.Path(workdir)
   folder = workdir / config.score.folder
-  ours = trained.load(config, workdir)
+  ours = ours or trained.load(config, workdir)
   asked = solve.answers(config)
   factors = fit_curvature.restore(
     asked[0].approximation,
@@ -62,7 +68,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     fit_curvature.expected_meta(config, ours),
     complete=True,
   ).factors
-  read = queries_lib.read_queries(config.score.queries)
+  read = trained.read_queries(config)
   batch = query_batch(config, ours, read)
   numbers = candidates(config, ours, batch)  # may refuse: before the claim
   claim(folder, origin(config, ours, factors, read))

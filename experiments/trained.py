@@ -1,16 +1,24 @@
-"""A trained model of a workdir with the layers that a study looks at."""
+"""A trained model with the layers that a study looks at, and its corpus.
+
+It is what experiments.train left in the workdir or, where the config has a
+section `checkpoint`, a pretrained one: read from its folder, never copied.
+"""
 
 import os
 import pathlib
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import rich
 from ml_collections import ConfigDict
 
 from experiments import common, corpus
-from influence_jax import losses, models, store, taps, types
+from influence_jax import losses, models, pretrained, store, taps, types
+from influence_jax.data import chat, pretrained_tokenizer
+from influence_jax.data import queries as queries_lib
+from influence_jax.models import decoder, families
 from influence_jax.report import terminal
 
 
@@ -23,12 +31,67 @@ class Trained(NamedTuple):
 
 
 def load(config: ConfigDict, workdir: str | os.PathLike) -> Trained:
-  """What experiments.train left in `workdir`; reads data, model, layers.
+  """What `config` names; reads data, layers and checkpoint, or else model.
 
   Raises:
     ValueError: it is unfinished, damaged or of another config.
   """
-  workdir = pathlib.Path(workdir)
+  read = _pretrained if 'checkpoint' in config else _from_workdir
+  params, fingerprint, data = read(config, pathlib.Path(workdir))
+  model, found = describe(config, params)
+  return Trained(model, params, fingerprint, found, data)
+
+
+def describe(
+  config: ConfigDict, params: types.PyTree
+) -> tuple[types.Model, taps.Found]:
+  """The model and its layers; `params` are arrays or their shapes."""
+  apply_fn = _apply_fn(network(config))
+  inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
+  found = taps.find_layers(apply_fn, params, inputs, config.layers)
+  model = types.Model(apply_fn, losses.softmax_cross_entropy, found.layers)
+  return model, found
+
+
+def network(config: ConfigDict, **changes: str) -> nn.Module:
+  """Of the section checkpoint or model, keys of which `changes` replaces."""
+  if 'checkpoint' in config:
+    name, make_fn = 'checkpoint', _decoder
+  else:
+    name, make_fn = 'model', models.make
+  hparams = ConfigDict({**config[name].to_dict(), **changes})
+  return common.build(name, make_fn, hparams)
+
+
+def with_dtype(
+  config: ConfigDict, model: types.Model, dtype: str
+) -> types.Model:
+  """The same model and layers, computing in `dtype`."""
+  return model._replace(apply_fn=_apply_fn(network(config, dtype=dtype)))
+
+
+def read_queries(config: ConfigDict) -> list[queries_lib.Query]:
+  """Of config.score.queries; messages by the checkpoint's chat template.
+
+  Without a checkpoint, or a template in it, by `chat.human_assistant`.
+  """
+  template = chat.human_assistant
+  if 'checkpoint' in config:
+    folder = folder_of(config)
+    fields = pretrained_tokenizer.read_json(folder / 'tokenizer_config.json')
+    own = (folder / 'chat_template.jinja').is_file()
+    if own or fields.get('chat_template'):
+      template = chat.template(folder)
+  return queries_lib.read_queries(config.score.queries, template)
+
+
+def folder_of(config: ConfigDict) -> pathlib.Path:
+  """Of the checkpoint."""
+  return pathlib.Path(config.checkpoint.folder or '').expanduser()
+
+
+def _from_workdir(config, workdir) -> tuple[types.PyTree, str, corpus.Corpus]:
+  """Parameters, their fingerprint and the corpus: what train left."""
   data = corpus.load(config.data, workdir)
   checkpoint = store.load(workdir / 'train')
   sections = {name: config[name].to_dict() for name in ('data', 'model')}
@@ -41,28 +104,38 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Trained:
       f'{checkpoint.meta["num_steps"]}: run experiments.train to its end'
     )
   params = checkpoint.tree['params']
-  net = common.build('model', models.make, config.model)
+  return params, store.fingerprint(params), data
 
+
+def _pretrained(config, workdir) -> tuple[types.PyTree, str, corpus.Corpus]:
+  """The same of a checkpoint; config.json, too, is in the fingerprint."""
+  folder, dtype = folder_of(config), network(config).config.dtype
+  tokenizer = pretrained_tokenizer.load(folder)
+  _, params = pretrained.load(folder, dtype=dtype, scan=config.checkpoint.scan)
+  config_json = (folder / 'config.json').read_bytes()
+  identity = {'config': np.frombuffer(config_json, np.uint8), 'params': params}
+  data = corpus.load(config.data, workdir, tokenizer)
+  return params, store.fingerprint(identity), data
+
+
+def _decoder(folder: str, dtype: str, scan: bool, remat: bool) -> nn.Module:
+  """Of the checkpoint's config.json; no weight is read."""
+  path = pathlib.Path(folder or '').expanduser() / 'config.json'
+  if not path.is_file():
+    raise ValueError(
+      f'folder is {folder!r}, where there is no config.json; expected the '
+      'folder of a checkpoint: config.json, tokenizer.json and safetensors'
+    )
+  fields = pretrained_tokenizer.read_json(path)
+  ways = dict(dtype=dtype, scan=scan, remat=remat)
+  return decoder.Decoder(families.config(fields, **ways))
+
+
+def _apply_fn(net: nn.Module):
   def apply_fn(params, inputs):
     return net.apply({'params': params}, inputs)
 
-  inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
-  found = taps.find_layers(apply_fn, params, inputs, config.layers)
-  model = types.Model(apply_fn, losses.softmax_cross_entropy, found.layers)
-  return Trained(model, params, store.fingerprint(params), found, data)
-
-
-def with_dtype(
-  config: ConfigDict, model: types.Model, dtype: str
-) -> types.Model:
-  """The same model and layers, computing in `dtype`."""
-  hparams = ConfigDict({**config.model.to_dict(), 'dtype': dtype})
-  net = common.build('model', models.make, hparams)
-
-  def apply_fn(params, inputs):
-    return net.apply({'params': params}, inputs)
-
-  return model._replace(apply_fn=apply_fn)
+  return apply_fn
 
 
 def print_layers(found: taps.Found, curvature: types.Curvature) -> None:

@@ -10,6 +10,7 @@ import pathlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from experiments import trained
 from influence_jax import sharding
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import sequences as sequences_lib
@@ -45,7 +46,7 @@ def queries(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int]:
   path = pathlib.Path(config.score.queries)
   if not path.exists() and 'plan' in config:
     return config.plan.num_queries, config.data.max_len
-  read = queries_lib.read_queries(path)
+  read = trained.read_queries(config)
   if not (workdir / 'tokenizer.json').exists():
     return len(read), config.data.max_len
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer.json')

@@ -1,0 +1,137 @@
+"""Influential sequences of your own text for a pretrained language model.
+
+  python -m experiments.influence --checkpoint=DIR --corpus='DIR/*.jsonl' \
+    --queries=q.jsonl --workdir=W
+
+DIR is a folder in Hugging Face's layout: config.json, safetensors and
+tokenizer.json. The corpus is a file, a folder or a glob (data/files.py), and
+queries are one object a line (data/queries.py). --checkpoint, --corpus and
+--queries stand for --config.checkpoint.folder, --config.data.source.pattern and
+--config.score.queries, --config is configs/influence.py unless given.
+
+What is asked for is checked first; then the corpus is tokenized, the rest is
+planned (plan.json: bytes and seconds), the curvature fitted, all sequences
+scored, and WORKDIR/report.html written. The checkpoint stays where it is. The
+same command again goes on where it stopped. Sections read: checkpoint, data,
+layers, curvature, fit, damping, score, plan, report.
+"""
+
+import os
+import pathlib
+import re
+import sys
+import time
+
+import jax
+import rich
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import (
+  common,
+  corpus,
+  fit_curvature,
+  plan,
+  report,
+  score,
+  trained,
+)
+from influence_jax import planner, store
+from influence_jax.data import pretrained_tokenizer
+from influence_jax.data import queries as queries_lib
+
+_SHORT = {
+  'checkpoint': 'checkpoint.folder',
+  'corpus': 'data.source.pattern',
+  'queries': 'score.queries',
+}
+for _name, _path in _SHORT.items():
+  flags.DEFINE_string(_name, None, f'Short for --config.{_path}.')
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+  workdir = pathlib.Path(workdir)
+  check(config)
+  ours = trained.load(config, workdir)
+  for name, stage in {
+    'plan': predict,
+    'fit its curvature': fit_curvature.run,
+    'score all sequences': score.run,
+    'report': lambda config, workdir, _: report.run(config, workdir),
+  }.items():
+    rich.print(f'[bold]{name}[/bold]')
+    start = time.perf_counter()
+    stage(config, workdir, ours)
+    rich.print(f'[dim]{name}: {time.perf_counter() - start:.1f} s[/dim]')
+
+
+def check(config: ConfigDict) -> None:
+  """What can be wrong with files and config and is seen without the weights.
+
+  Raises:
+    ValueError: says what, and which key of the config it is.
+  """
+  plan.abstract_model(config)
+  tokenizer = pretrained_tokenizer.load(trained.folder_of(config))
+  path = pathlib.Path(config.score.queries or '')
+  if not path.is_file():
+    raise ValueError(
+      f'score.queries is {config.score.queries!r}, which is no file: expected '
+      'JSON lines of id, prompt and completion; give --queries=FILE'
+    )
+  queries_lib.query_batch(
+    trained.read_queries(config), tokenizer, config.data.max_len
+  )
+  corpus.open_source(config.data)
+
+
+def predict(
+  config: ConfigDict, workdir: pathlib.Path, ours: trained.Trained
+) -> None:
+  """Prints what fit and score will cost, and writes plan.json, once.
+
+  Raises:
+    ValueError: it does not fit.
+  """
+  if (workdir / 'plan.json').exists():
+    return
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ours.params
+  )
+  found = [
+    cost
+    for costs_fn in (plan.fit_costs, plan.score_costs)
+    for cost in costs_fn(config, ours.model, params, workdir)
+  ]
+  plan.check(found, workdir)
+  found, rates = plan.predicted(found)
+  baseline = planner.resident()
+  rich.print(plan.render(found, baseline))
+  described = {
+    'stages': [plan.record(cost) for cost in found],
+    'rates': rates,
+    'baseline_bytes': baseline,
+    'device': jax.devices()[0].device_kind,
+    'commit': common.commit(),
+  }
+  store.write_json(workdir / 'plan.json', described)
+
+
+def fill(config: ConfigDict) -> ConfigDict:
+  """The config with what the short flags say."""
+  given = {path: flags.FLAGS[name].value for name, path in _SHORT.items()}
+  config.update_from_flattened_dict(
+    {path: value for path, value in given.items() if value is not None}
+  )
+  return config
+
+
+def _add_default_config() -> None:
+  if not any(re.match(r'--?config(=|$)', x) for x in sys.argv):
+    path = pathlib.Path(__file__).parents[1] / 'configs' / 'influence.py'
+    sys.argv.insert(1, f'--config={path}')  # before its keys
+
+
+if __name__ == '__main__':
+  _add_default_config()
+  common.main(lambda config, workdir: run(fill(config), workdir))
