@@ -46,7 +46,7 @@ from influence_jax import ggn, influence, store
 from influence_jax.report import figures, terminal
 
 CONVERGED = 1e-3
-_KEPT = 'label', 'step', 'products', 'seconds', 'residual'
+_KEPT = 'label', 'step', 'products', 'residual'
 EXACT, EKFAC, DOT, LISSA = 'exact', 'EK-FAC', 'gradient dot product', 'LiSSA'
 
 
@@ -141,7 +141,6 @@ def _of_seed(config, workdir, seed) -> tuple[list[dict], dict]:
           'median': float(np.median(truth['ratio'])),
           'max': float(truth['ratio'].max()),
         },
-        'seconds': truth['seconds'],
         'diverged': [x for x in found['estimates'] if 'diverged' in x],
       }
     )
@@ -232,7 +231,7 @@ def _table(result):
   view = terminal.table(
     f'{result["task"]}: correlation with the response (95 %)',
     'damping', 'method', 'step', 'Pearson', 'Spearman', 'with exact',
-    'products', 's', num_labels=2, wrap=True,
+    'products', num_labels=2, wrap=True,
   )  # fmt: skip
   for row in result['rows']:
     view.add_row(
@@ -242,7 +241,7 @@ def _table(result):
         agreement.shown(row[key], '.3f')
         for key in ('pearson', 'spearman', 'with_exact')
       ),
-      f'{row["products"]:,.0f}', f'{row["seconds"]:.3g}',
+      f'{row["products"]:,.0f}',
     )  # fmt: skip
   return view
 
