@@ -22,8 +22,15 @@ from experiments import (
 from influence_jax import pbrf
 from influence_jax.data import images, splits
 
-jax.config.update('jax_enable_x64', True)
 _NUM, _NUM_POINTS, _NUM_QUERIES = 60, 8, 3
+
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _load(data_dir, *, name, num_train, num_test, seed):

@@ -250,7 +250,7 @@ class FiguresTest(parameterized.TestCase):
     self.assertEqual(
       self.page().of('h2')[-1]['text'],
       'pbrf_concrete: Do estimates agree with the proximal Bregman response? '
-      'Figs. 6 and 7.',
+      'Fig. 6.',
     )
 
   def test_a_workdir_that_is_no_ladder_is_left_out(self):

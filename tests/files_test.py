@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 
 from configs import files as files_config
 from experiments import corpus
-from influence_jax.data import files
+from influence_jax.data import files, pretrained_tokenizer
 from influence_jax.data import tokenizer as tokenizer_lib
 
 TEXTS = ['one cat', 'zwei Hüte 😀', '', 'drei\nlines', 'four', 'five  ']
@@ -324,7 +324,7 @@ class FilesTest(parameterized.TestCase):
     folder = tokenizer_test.checkpoint(
       self.root / 'checkpoint', config={'eos_token_id': 1}
     )
-    pretrained = tokenizer_lib.load_pretrained(folder)
+    pretrained = pretrained_tokenizer.load(folder)
     tokenizer_lib.save(pretrained, self.root / 'work' / 'tokenizer.json')
     config = files_config.get_config().data
     config.data_dir = os.fspath(self.root / 'data')

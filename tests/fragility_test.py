@@ -14,7 +14,13 @@ from configs import fragility_digits
 from experiments import fragility, train_net, validate_pbrf
 from influence_jax.data import images, splits
 
-jax.config.update('jax_enable_x64', True)
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _load(data_dir, *, name, num_train, num_test, seed):

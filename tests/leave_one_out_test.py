@@ -16,8 +16,15 @@ from configs import decomposition_digits
 from experiments import leave_one_out, train_net, validation_task
 from influence_jax.data import images, splits
 
-jax.config.update('jax_enable_x64', True)
 _NUM = 10
+
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _load(data_dir, *, name, num_train, num_test, seed, without=None):

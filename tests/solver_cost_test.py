@@ -19,8 +19,6 @@ from experiments import (
 )
 from influence_jax import curvature, solvers, types
 
-jax.config.update('jax_enable_x64', True)
-
 METHODS = (
   dict(label='identity', curvature='identity'),
   dict(label='EK-FAC', curvature='ekfac'),
@@ -29,6 +27,14 @@ METHODS = (
   dict(label='EK-FAC-CG', solver='cg', at=(0, 2)),
   dict(label='exact', solver='cg', at=(100,)),
 )
+
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _config(folder, **section) -> ConfigDict:

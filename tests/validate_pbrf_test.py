@@ -11,7 +11,13 @@ from ml_collections import ConfigDict
 from experiments import estimates, responses, validate_pbrf, validation_task
 from influence_jax import ggn, pbrf
 
-jax.config.update('jax_enable_x64', True)
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _config(**section) -> ConfigDict:

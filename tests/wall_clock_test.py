@@ -2,12 +2,21 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import jax
 import numpy as np
 import validate_pbrf_test
 from absl.testing import absltest
 
 from experiments import estimates, validation_task, wall_clock
 from influence_jax import fit, store
+
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+
+
+def tearDownModule():
+  jax.config.update('jax_enable_x64', False)
 
 
 def _config(**section):
