@@ -5,7 +5,7 @@
 # make figures      every ladder and study, the table of the paper's claims: many
 #                   hours, said before it starts; the same command goes on
 # make validate     estimates against what they estimate (docs/validation.md):
-#                   under an hour; the same command goes on
+#                   the same command goes on
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN = .venv/bin/python

@@ -4,9 +4,8 @@
     --workdir=runs/validation/pbrf_language_model
 
 Trained on Wikipedia leads with a vocabulary of 512. G and the response are of
-32 of its sequences of 64 positions: only with G itself as the preconditioner do
-the responses converge (with EK-FAC the ratio was .1 to .3 after 100 steps), and
-it is made of a product a parameter.
+32 of its sequences of 64 positions, since G itself, a product a parameter, is
+the preconditioner: with EK-FAC the responses did not converge in a trial.
 """
 
 import ml_collections

@@ -51,7 +51,6 @@ from experiments import (
 from influence_jax import ggn, influence, store
 from influence_jax.report import figures, terminal
 
-_CONVERGED = 1e-3
 _EXACT = 'exact'
 
 
@@ -144,7 +143,7 @@ def _measured(own, number, folder, origin) -> dict:
   truth = responses.compute(
     own, task, fit, damping, folder / 'responses', origin
   )
-  converged_M = truth['ratio'] <= _CONVERGED
+  converged_M = truth['ratio'] <= validate_pbrf.CONVERGED
   everywhere_M = np.ones_like(converged_M)
   targets = {
     'cold': (cold_SxKxM.mean(0), everywhere_M),
