@@ -10,6 +10,7 @@ _KINDS = {
   'relative': 'damping / mean of EK-FAC’s eigenvalues',
 }
 _MARKERS = 'osDX^vP*<>'
+_DODGE = 1.05
 
 
 @style.SETTINGS
@@ -31,16 +32,12 @@ def damping(result: dict) -> figure.Figure:
       rows = last.get((kind, label), {})
       places = sorted(rows)
       values = np.array([rows[x]['pearson'] for x in places])
-      drawn = look(i)
-      panel.plot(places, values[:, 0], **drawn, label=label)
-      panel.fill_between(
-        places,
-        values[:, 1],
-        values[:, 2],
-        color=drawn['color'],
-        alpha=0.12,
-        lw=0,
-      )
+      shift = _DODGE ** (i - (len(labels) - 1) / 2)  # bars beside each other
+      panel.errorbar(
+        np.array(places) * shift, values[:, 0],
+        np.abs(values[:, 1:] - values[:, :1]).T,
+        **look(i), elinewidth=0.6, label=label,
+      )  # fmt: skip
     panel.set(xscale='log', xlabel=_KINDS[kind])
   panels[0].set(ylabel='Pearson with the response')
   handles, names = panels[0].get_legend_handles_labels()

@@ -412,6 +412,14 @@ class ProblemTest(parameterized.TestCase):
     wanted = away / np.linalg.norm(B_KxP, axis=1)
     testing.assert_near(self, got, wanted)
 
+  def test_a_second_residual_is_not_traced_again(self):
+    product = mock.Mock(side_effect=_problem().product)
+    problem = _problem()._replace(product=product)
+    b_K = exact_ggn.vectors(problem.layers, _right_sides())
+    for _ in range(2):
+      solvers.residual(problem, b_K, b_K)
+    self.assertEqual(product.call_count, 1)
+
 
 class MakeTest(parameterized.TestCase):
   @parameterized.parameters(_NAMES)

@@ -9,6 +9,7 @@ To add one, write `influence_jax/solvers/<name>.py`; a dotted name is imported
 as it stands. The contract tests walk this package.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -143,14 +144,14 @@ def by_batches(
 
 def residual(problem: Problem, x_K: Vector, b_K: Vector) -> jax.Array:
   """||(G + damping) x - b|| / ||b|| of each right-hand side [K]."""
+  return _residual(problem.product, problem.data, x_K, b_K)
 
-  @jax.jit
-  @jax.vmap
-  def one(x, b):
-    away = layer_arrays.add(damped(problem.product, problem.data, x), b, -1.0)
-    return layer_arrays.norm(away) / layer_arrays.norm(b)
 
-  return one(x_K, b_K)
+@functools.partial(jax.jit, static_argnums=0)  # once for all of a problem's x
+@functools.partial(jax.vmap, in_axes=(None, None, 0, 0))
+def _residual(product, data, x, b):
+  away = layer_arrays.add(damped(product, data, x), b, -1.0)
+  return layer_arrays.norm(away) / layer_arrays.norm(b)
 
 
 def names() -> list[str]:
