@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.train.update(num_epochs=4, batch_tokens=1024)
   c.fit.num_sequences = 4000  # three in four are sums or differences
   c.ladder.queries = dict(seed=0)
+  c.ladder.seeds.d128 = (0, 1)  # claims hang on it: d64 learns no procedure
   c.plan.update(num_sequences=(32_319, 2110, 2366, 3325), num_queries=98)
   # Each answer is a third of the scan's cost again: it has 98 queries
   c.score.answers = (dict(name='identity', relative=0.1),)
