@@ -124,6 +124,7 @@ def bound(one: dict) -> str:
   return f'{relation} {format(number, one["form"])}'
 
 
-def _order(name: str) -> tuple[int, str]:
-  digits = ''.join(x for x in name.split()[0] if x.isdigit())
-  return int(digits or 0), name
+def _order(name: str) -> tuple[bool, str, int, str]:
+  """The paper's, E, before ours; by number, E2 before E10."""
+  letter, digits = name[0], ''.join(x for x in name.split()[0] if x.isdigit())
+  return letter != 'E', letter, int(digits or 0), name

@@ -74,15 +74,16 @@ class ClaimsTest(parameterized.TestCase):
   ):
     root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     for path, names in (
-      ('a/x/result.json', ['E10', 'E9']), ('b/y/result.json', ['E2 task10']),
-      ('b/z/result.json', []),
+      ('a/x/result.json', ['E10', 'D1', 'E9']),
+      ('b/y/result.json', ['E2 task10']), ('b/z/result.json', []),
     ):  # fmt: skip
       made = [_claim(name) for name in names]
       result = {'command': path, 'commit': 'c', 'device': 'd', 'claims': made}
       (root / path).parent.mkdir(parents=True)
       (root / path).write_text(json.dumps(result))
     found = claims.gather([root / 'a', root / 'b'])
-    self.assertEqual([one['id'] for one in found], ['E2 task10', 'E9', 'E10'])
+    names = [one['id'] for one in found]
+    self.assertEqual(names, ['E2 task10', 'E9', 'E10', 'D1'])
     self.assertEqual(found[0]['command'], 'b/y/result.json')
     self.assertEqual(found[2]['device'], 'd')
 
