@@ -3,9 +3,11 @@
   python -m experiments.validate_pbrf --config=configs/pbrf_language_model.py \
     --workdir=runs/validation/pbrf_language_model
 
-Trained on Wikipedia leads with a vocabulary of 512. G and the response are of
-32 of its sequences of 64 positions, since G itself, a product a parameter, is
-the preconditioner: with EK-FAC the responses did not converge in a trial.
+Trained on 42,201 sequences of Wikipedia leads with a vocabulary of 512. G and
+the response are of 32 of them with 64 positions, since G itself, a product a
+parameter, is the preconditioner: with EK-FAC the responses did not converge in
+a trial. What is added is one copy in all that the model was trained on; with one
+in 32, no response converged in 30 steps.
 """
 
 import ml_collections
@@ -33,7 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
     dampings=(('relative', 0.1),),
   )
   c.validation.bounds.exact = 0.9
-  c.validation.response.update(preconditioner='dense', points_at_once=8)
+  c.validation.response.update(
+    preconditioner='dense', points_at_once=8, epsilon_times_n=32 / 42_201
+  )
   c.validation.methods = tuple(
     {**method, 'solver': 'dense'} if method['label'] == 'exact' else method
     for method in map(dict, c.validation.methods)

@@ -8,7 +8,8 @@ for the response of every point (influence_jax.pbrf) and asks each method for
 its scores; the same damping is in the response and in every estimate. The
 number is Pearson's and Spearman's correlation over the points, one a query: the
 mean over queries and seeds, 95 % by the bootstrap over them. Points whose
-response did not converge (ratio above CONVERGED) are counted and left out.
+response did not converge (ratio above CONVERGED) are counted and left out; a
+damping at which fewer than three did has no correlations, and no claims.
 
 The claims are of validation.claimed, a damping fixed beforehand:
 
@@ -29,6 +30,7 @@ import pathlib
 import jax
 import numpy as np
 import rich
+from absl import logging
 from ml_collections import ConfigDict
 from scipy import stats
 
@@ -46,6 +48,7 @@ from influence_jax import ggn, influence, store
 from influence_jax.report import figures, terminal
 
 CONVERGED = 1e-3
+_FEWEST = 3  # points for a correlation
 _KEPT = 'label', 'step', 'products', 'residual'
 EXACT, EKFAC, DOT, LISSA = 'exact', 'EK-FAC', 'gradient dot product', 'LiSSA'
 
@@ -66,6 +69,11 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     'claims': _claims(section, rows, tasks),
   }
   store.write_json(workdir / 'result.json', result)
+  if not rows:
+    raise ValueError(
+      f'at no damping {_FEWEST} responses converged ({workdir}/result.json has '
+      'their ratios): raise validation.response.max_steps or the dampings'
+    )
   figures.save(validate_pbrf_figure.damping(result), workdir / 'damping.png')
   rich.print(_table(result))
   rich.print(claims.render(result['claims']))
@@ -131,7 +139,14 @@ def _of_seed(config, workdir, seed) -> tuple[list[dict], dict]:
       functools.partial(_estimates, own, task, fits, damping),
     )  # fmt: skip
     converged_M = truth['ratio'] <= CONVERGED
-    rows += _rows(name, truth['response'], converged_M, found['estimates'])
+    if converged_M.sum() >= _FEWEST:
+      rows += _rows(name, truth['response'], converged_M, found['estimates'])
+    else:
+      logging.warning(
+        'damping %s, seed %d: %d of %d responses converged, too few to say '
+        'anything; raise validation.response.max_steps or the damping',
+        name, seed, converged_M.sum(), len(converged_M),
+      )  # fmt: skip
     points.append(
       {
         'damping': name,
@@ -191,6 +206,8 @@ def _claims(section, rows, tasks) -> list[dict]:
   for row in rows:
     if row['damping'] == name:
       last.setdefault(row['label'], {}).setdefault(row['step'], []).append(row)
+  if not last:
+    return []
 
   def of(label):
     group = last[label][max(last[label], key=lambda step: step or 0)]

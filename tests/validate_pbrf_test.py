@@ -148,6 +148,27 @@ class ValidatePbrfTest(absltest.TestCase):
     wanted = [np.corrcoef(scores[k, :4], truth[k, :4])[0, 1] for k in (0, 1)]
     np.testing.assert_allclose(found['pearson'], wanted)
 
+  def test_a_damping_without_responses_has_no_correlations(self):
+    def none(config, task, fitted, damping, folder, origin):
+      del config, task, fitted, damping, origin
+      is_far = folder.name == 'absolute_0.1'
+      ratio = np.full(10, 1.0 if is_far else 0.0)
+      return {'response': np.eye(3, 10), 'ratio': ratio}
+
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    methods = (
+      _config().validation.methods[:1] + _config().validation.methods[-1:]
+    )
+    config = _config(seeds=(0,), methods=methods)
+    with mock.patch.object(responses, 'compute', none):
+      result = validate_pbrf.run(config, folder)
+      self.assertEqual({x['damping'] for x in result['rows']}, {'relative 1'})
+      self.assertEqual(result['seeds'][0]['points'][0]['num_converged'], 0)
+      self.assertEmpty(result['claims'])
+      config.validation.dampings = config.validation.dampings[:1]
+      with self.assertRaisesRegex(ValueError, 'at no damping 3 responses'):
+        validate_pbrf.run(config, folder)
+
   def test_too_many_points_is_a_clear_error(self):
     with self.assertRaisesRegex(ValueError, 'num_points is 7, expected 1 to 6'):
       validation_task._draw(
