@@ -94,6 +94,11 @@ class ReadQueriesTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, f'line 2: .*{message}'):
       self.read('', line)
 
+  def test_a_file_that_is_no_utf_8_is_named(self):
+    line = '{"id": "a", "prompt": "x", "completion": "ÿ"}'
+    with self.assertRaisesRegex(ValueError, 'jsonl is not UTF-8 .*0xff'):
+      self.read(line, encoding='latin1')
+
   def test_a_file_without_queries_is_a_value_error(self):
     with self.assertRaisesRegex(ValueError, 'holds no queries'):
       self.read('', ' ')

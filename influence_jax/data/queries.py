@@ -52,7 +52,12 @@ def read_queries(
   Raises:
     ValueError: names the file and line of what is wrong.
   """
-  lines = pathlib.Path(path).read_text(encoding='utf-8-sig').split('\n')
+  try:
+    lines = pathlib.Path(path).read_text(encoding='utf-8-sig').split('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'{path} is not UTF-8 ({error}), expected JSON lines: write it as UTF-8'
+    ) from error
   queries = {}
   for number, line in enumerate(lines, start=1):
     if not line.strip():
