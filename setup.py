@@ -9,8 +9,8 @@ FIGURES = ['rdata>=1.1,<2']
 TEST = ['pytest>=8', 'ruff>=0.15', *FIGURES]
 # Kronfluence asks for any torchvision (and never imports it): the one of this
 # torch, or pip takes another torch for the latest torchvision's sake.
-PARITY = ['torch==2.13.*', 'transformers>=5,<6']
 BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
+PARITY = [*BENCH, 'transformers>=5,<6']
 
 setuptools.setup(
   name='influence_jax',
