@@ -36,6 +36,20 @@ def mirror(upper_IxI: jax.Array) -> jax.Array:
   return jnp.triu(upper_IxI) + jnp.triu(upper_IxI, 1).T
 
 
+def covariance(upper_IxI: jax.Array, positions: jax.Array) -> jax.Array:
+  """The mean over positions, of the upper triangle of a sum.
+
+  Raises:
+    ValueError: there are none, as of an expert that nothing is routed to.
+  """
+  if not positions:
+    raise ValueError(
+      'no position reached it: fit on more sequences, or leave it out by '
+      'config.layers'
+    )
+  return mirror(upper_IxI / positions)
+
+
 def psd_eigh(
   matrix_IxI: jax.Array, precision: str = 'float64'
 ) -> tuple[jax.Array, jax.Array]:

@@ -12,6 +12,10 @@ Taps enter through flax's method interceptor. Slots, and factors that a rule
 needs, ride in the parameters beside the kernel, so nn.scan slices and stacks
 them and nn.remat replays them; the model's code is not touched.
 
+A module whose call has an argument `routed_BxT` (an expert, `models.moe`) says
+with it which positions the dense layers below it see: rules get a mask of those
+alone. At the others its ds must be zero.
+
 Departure from K-FAC's usual hooks: none in the numbers. A layer that a forward
 pass uses more than once has a gradient that is a sum over its uses, which rules
 for one use get wrong: such layers are found and left out, with the reason. So
@@ -20,6 +24,7 @@ are layers whose inputs are not the trailing axes.
 
 import contextlib
 import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -152,8 +157,9 @@ def layer_stats(
     rule: (a_BxTxI, ds_BxTxO, mask_BxT, factors) -> Stats, for one layer.
     slots: shapes of the results, stack axis in front; values are not read.
     factors: {path: what the rule wants to see}, stack axis in front.
-    mask_BxT: handed to the rule. Of a loss of one position a row it is [B]: a
-      row that counts does so at all positions that a layer sees of it.
+    mask_BxT: handed to the rule, times `routed_BxT` if there is one. Of a loss
+      of one position a row it is [B]: a row that counts does so at all
+      positions that a layer sees of it.
 
   Raises:
     ValueError: a layer was not reached (its model call is jitted within).
@@ -209,18 +215,18 @@ def scaled_embedding(pattern: str, eps_BxT: jax.Array) -> Iterator[None]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _tap(rule, layer, y, slot, x, factors, mask_BxT):
-  del rule, layer, slot, x, factors, mask_BxT
+def _tap(rule, layer, y, slot, x, factors, mask_BxT, routed_BxT):
+  del rule, layer, slot, x, factors, mask_BxT, routed_BxT
   return y
 
 
-def _tap_forward(rule, layer, y, slot, x, factors, mask_BxT):
+def _tap_forward(rule, layer, y, slot, x, factors, mask_BxT, routed_BxT):
   del rule, layer, slot
-  return y, (x, factors, mask_BxT)
+  return y, (x, factors, mask_BxT, routed_BxT)
 
 
 def _tap_backward(rule, layer, residuals, dy):
-  x, factors, mask_BxT = residuals
+  x, factors, mask_BxT, routed_BxT = residuals
   # Statistics are float32, or float64 under x64, whatever the model's dtype.
   dtype = jnp.result_type(float)
   num_features = layer.num_in - layer.has_bias
@@ -237,16 +243,23 @@ def _tap_backward(rule, layer, residuals, dy):
       f'{a_BxTxI.shape[:2]}, the mask has {mask_BxT.shape}: give a mask '
       'of the positions that the layer sees'
     )
+  if routed_BxT is not None:
+    mask_BxT = mask_BxT * routed_BxT
   stats = rule(a_BxTxI, ds_BxTxO, mask_BxT, factors)
-  return dy, stats, None, None, None
+  return dy, stats, None, None, None, None
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
 
 
 def _interceptor(layers, rule, mask_BxT, reached):
+  routed = [None]  # of the modules around a call, the innermost last
+
   def intercept(call, args, kwargs, context):
+    own_BxT = _routed(context, args, kwargs)
+    routed.append(routed[-1] if own_BxT is None else own_BxT)
     y = call(*args, **kwargs)
+    routed.pop()
     path = '/'.join(context.module.path)
     if not _is_dense_call(context) or path not in layers:
       return y
@@ -256,9 +269,16 @@ def _interceptor(layers, rule, mask_BxT, reached):
     reached.add(path)
     factors = context.module.get_variable('params', _FACTORS)
     x = args[0] if args else kwargs['inputs']
-    return _tap(rule, layers[path], y, slot, x, factors, mask_BxT)
+    return _tap(rule, layers[path], y, slot, x, factors, mask_BxT, routed[-1])
 
   return intercept
+
+
+def _routed(context, args, kwargs) -> jax.Array | None:
+  if context.method_name != '__call__':
+    return None
+  signature = inspect.signature(context.module.__call__)
+  return signature.bind(*args, **kwargs).arguments.get('routed_BxT')
 
 
 def _is_dense_call(context) -> bool:

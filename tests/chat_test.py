@@ -59,6 +59,18 @@ class ChatTest(parameterized.TestCase):
     (self.folder / 'chat_template.jinja').write_text('file é', 'utf-8')
     self.assertEqual(chat.template(self.folder)(ASK), 'file é')
 
+  def test_a_folder_without_a_template_has_the_papers_if_any_will_do(self):
+    for absent in None, '', []:
+      folder = self.config(absent)
+      self.assertIs(chat.template_if_any(folder), chat.human_assistant)
+    self.assertEqual(chat.template_if_any(self.config('own'))(ASK), 'own')
+    with self.assertRaisesRegex(ValueError, 'no chat template in'):
+      chat.template_if_any(self.config(3))
+    (self.folder / 'tokenizer_config.json').unlink()
+    self.assertIs(chat.template_if_any(self.folder), chat.human_assistant)
+    (self.folder / 'chat_template.jinja').write_text('file')
+    self.assertEqual(chat.template_if_any(self.folder)(ASK), 'file')
+
   def test_no_template_is_a_value_error(self):
     message = 'no chat template in .*chat.human_assistant'
     with self.assertRaisesRegex(ValueError, message):

@@ -14,7 +14,9 @@ from influence_jax.models import decoder, families, rope
 
 _FOLDER = pathlib.Path(__file__).parent / 'families'
 _CASES = sorted(path.parent.name for path in _FOLDER.glob('*/expected.npz'))
-_SCANNED = ['gemma2', 'gemma3_text', 'gpt2', 'gpt_neox', 'qwen2_sliding']
+_SCANNED = [
+  'gemma2', 'gemma3_text', 'gpt2', 'gpt_neox', 'olmoe', 'qwen2_sliding',
+]  # fmt: skip
 _PROMPT = 12  # tokens; transformers went on by itself from there
 _OLD = {  # the fixture's config.json as transformers 4 wrote it: changed keys
   'llama': {'rope_theta': 1e4, 'rope_scaling': None, 'torch_dtype': 'float32'},
@@ -33,6 +35,13 @@ _OLD = {  # the fixture's config.json as transformers 4 wrote it: changed keys
     },
   },
   'qwen2_sliding': {'rope_theta': 1e4, 'layer_types': None},
+  'olmoe': {'rope_theta': 1e4, 'rope_scaling': None},
+  'qwen3_moe': {
+    'rope_theta': 1e4,
+    'num_local_experts': None,
+    'num_experts': 5,
+    'max_window_layers': 1,
+  },
   'gpt_neox': {'rotary_pct': 0.5, 'rotary_emb_base': 100},
   'gemma2': {'rope_theta': 1e4, 'layer_types': None, 'tie_word_embeddings': 1},
   'gemma3_text': {
@@ -62,6 +71,28 @@ _PUBLISHED = {  # keys of config.json on the hub, and the number of parameters
     'hidden_act': 'silu', 'rope_theta': 1e6, 'tie_word_embeddings': True,
     'use_sliding_window': False, 'sliding_window': 32768,
     'max_window_layers': 24,
+  }),
+  'Qwen3-30B-A3B': (30_532_122_624, {
+    'model_type': 'qwen3_moe', 'vocab_size': 151936, 'hidden_size': 2048,
+    'intermediate_size': 6144, 'num_attention_heads': 32,
+    'num_key_value_heads': 4, 'num_hidden_layers': 48, 'head_dim': 128,
+    'max_position_embeddings': 40960, 'rms_norm_eps': 1e-6,
+    'hidden_act': 'silu', 'rope_theta': 1e6, 'rope_scaling': None,
+    'use_sliding_window': False, 'sliding_window': None,
+    'max_window_layers': 48, 'decoder_sparse_step': 1, 'mlp_only_layers': [],
+    'moe_intermediate_size': 768, 'num_experts': 128, 'num_experts_per_tok': 8,
+    'norm_topk_prob': True, 'router_aux_loss_coef': 0.001,
+    'output_router_logits': False, 'tie_word_embeddings': False,
+  }),
+  'OLMoE-1B-7B': (6_919_161_856, {
+    'model_type': 'olmoe', 'vocab_size': 50304, 'hidden_size': 2048,
+    'intermediate_size': 1024, 'num_attention_heads': 16,
+    'num_key_value_heads': 16, 'num_hidden_layers': 16,
+    'max_position_embeddings': 4096, 'rms_norm_eps': 1e-5,
+    'hidden_act': 'silu', 'rope_theta': 10000.0, 'rope_scaling': None,
+    'clip_qkv': None, 'num_experts': 64, 'num_experts_per_tok': 8,
+    'norm_topk_prob': False, 'router_aux_loss_coef': 0.01,
+    'output_router_logits': False, 'tie_word_embeddings': False,
   }),
   'pythia-160m': (162_322_944, {
     'model_type': 'gpt_neox', 'vocab_size': 50304, 'hidden_size': 768,
@@ -206,6 +237,13 @@ class ConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     ('gpt2', {'scale_attn_by_inverse_layer_idx': True}, 'inverse_layer_idx'),
     ('gpt2', {'scale_attn_weights': False}, 'scale_attn_weights is false'),
+    ('olmoe', {'clip_qkv': 8.0}, 'clip_qkv'),
+    ('olmoe', {'shared_expert_intermediate_size': 8}, 'shared_expert_inter'),
+    ('olmoe', {'num_experts_per_tok': 6}, 'num_routed is 6 of num_experts 5'),
+    ('olmoe', {'num_experts_per_tok': 0}, 'num_routed is 0 of num_experts 5'),
+    ('qwen3_moe', {'num_local_experts': 0}, 'is 2 of num_experts 0'),
+    ('qwen3_moe', {'mlp_only_layers': [1]}, "{'mlp_only_layers': \\[1\\]}"),
+    ('qwen3_moe', {'decoder_sparse_step': 2}, "{'decoder_sparse_step': 2}"),
     ('gemma3_text', {'attn_logit_softcapping': 9.0}, 'attn_logit_softcapping'),
     ('gemma2', {'use_bidirectional_attention': True}, 'bidirectional'),
     ('gemma2', {'layer_types': ['chunked_attention'] * 2}, "'chunked_att"),
@@ -215,6 +253,12 @@ class ConfigTest(parameterized.TestCase):
   def test_what_would_change_the_logits_is_refused(self, name, changes, text):
     with self.assertRaisesRegex(ValueError, text):
       families.config({**_json(name), **changes})
+
+  def test_of_qwen3_moe_all_layers_slide_or_none(self):
+    changes = {'use_sliding_window': True, 'sliding_window': 5}
+    found = families.config({**_json('qwen3_moe'), **changes})
+    self.assertEqual((found.window, found.sliding), (5, (True, True)))
+    self.assertFalse(any(families.config(_json('qwen3_moe')).sliding))
 
   def test_a_key_that_is_not_there_is_named(self):
     found = _json('qwen3')

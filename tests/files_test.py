@@ -282,6 +282,18 @@ class FilesTest(parameterized.TestCase):
     (self.dir / name).write_bytes(b'something else')
     self.refused(f'{name} cannot be read.*fetch it again')
 
+  def test_rows_that_are_all_empty_or_none_are_a_value_error(self):
+    for folder, text, num in (
+      ('none', '', 0),
+      ('empty', lines(['', '']), 4),
+      ('blank', '\n\n\n', 6),
+    ):
+      (self.dir / folder).mkdir()
+      for name in 'a', 'b':
+        (self.dir / folder / f'{name}.jsonl').write_text(text)
+      message = f'none of {num} rows of 2 files has text, .*a.jsonl: .*another'
+      self.refused(message, folder)
+
   def test_columns_of_other_types_of_text_and_nulls_are_read(self):
     texts = pa.array(['a', None, 'b', 'a'])
     types = [pa.large_string(), pa.string_view(), pa.binary()]

@@ -10,8 +10,7 @@ import numpy as np
 import safetensors.numpy
 from absl.testing import absltest, parameterized
 
-from influence_jax import gguf_file, pretrained
-from influence_jax.data import tokenizer as tokenizer_lib
+from influence_jax import gguf_file, gguf_tokenizer, pretrained
 from influence_jax.models import decoder
 
 D, F, H, J, d, L = 32, 64, 4, 2, 8, 2
@@ -232,6 +231,21 @@ class LoadTest(GgufTest):
     _, config_json, _ = gguf_file.headers(self.path)
     self.assertEqual(config_json['num_key_value_heads'], H)
 
+  def test_a_file_is_parsed_once_and_anew_when_it_changes(self):
+    self.write()
+    with mock.patch.object(
+      gguf_file, '_Reader', side_effect=gguf_file._Reader
+    ) as reader:
+      for _ in range(3):
+        gguf_file.headers(self.path)
+        self.assertEqual(gguf_file.metadata(self.path)['llama.block_count'], L)
+        gguf_file.metadata(self.path).clear()
+      reader.assert_called_once()
+      self.write(llama__context_length=24, llama__name='longer')
+      self.assertEqual(
+        gguf_file.metadata(self.path)['llama.context_length'], 24
+      )
+
   @parameterized.parameters(*gguf_file.QUANTIZED)
   def test_gguf_dequantises_each_kind(self, kind):
     kind = gguf.GGMLQuantizationType[kind]
@@ -298,7 +312,8 @@ class RefusalTest(GgufTest):
       self.path.write_bytes(data)
       try:
         gguf_file.headers(self.path)
-        gguf_file.tokenizer(self.path)
+        gguf_tokenizer.tokenizer(self.path)
+        gguf_tokenizer.template(self.path)
       except ValueError as error:
         refused += 1
         self.assertIn('tiny.gguf', str(error))
@@ -318,70 +333,6 @@ class RefusalTest(GgufTest):
     self.assert_refused('magic')
     write(self.path, random_weights(tied=True), endianess=gguf.GGUFEndian.BIG)
     self.assert_refused('tiny.gguf .* of a machine of the other byte order')
-
-
-class TokenizerTest(GgufTest):
-  def read(self, **changes):
-    changes = {f'tokenizer.ggml.{k}': x for k, x in changes.items()}
-    self.write(**changes)
-    return gguf_file.tokenizer(self.path)
-
-  def test_text_is_merged_and_digits_stand_alone_as_in_smollm(self):
-    for pre, expected in {
-      'smollm': ['ab', '1', '2', 'Ġab', 'Ã©', 'Ġ', '1', '2'],
-      'gpt-2': ['ab', '12', 'Ġab', 'Ã©', 'Ġ', '12'],
-    }.items():
-      made = self.read(pre=pre)
-      (row,) = tokenizer_lib.encode(made, ['ab12 abé 12'])
-      self.assertEqual([TEXTS[token] for token in row], expected)
-
-  def test_any_text_comes_back(self):
-    made = self.read()
-    text = ''.join(map(chr, range(600))) + f'日本 \U0001f600 {END}{TURN}{OWN}'
-    (row,) = tokenizer_lib.encode(made, [text])
-    self.assertEqual(tokenizer_lib.decode(made, row), text)
-
-  def test_text_makes_no_control_token_but_a_users_own(self):
-    made = self.read()
-    (row,) = tokenizer_lib.encode(made, [f'a{END}{TURN}{OWN}'])
-    self.assertNotIn(0, row)
-    self.assertNotIn(1, row)
-    self.assertEqual(row[-1], 2)
-    (row,) = tokenizer_lib.encode_prompt(made, [f'{TURN}{END}'])
-    self.assertEqual(row, [1, 0])
-    self.assertEqual(made.get_vocab_size(), V)
-
-  def test_borders(self):
-    for changes, borders in (
-      ({}, (0, 0)),
-      ({'add_bos_token': True}, (1, 0)),
-      ({'token_type': [1, 3, 4, *KINDS[3:]]}, (1, 1)),  # END is text
-    ):
-      self.assertEqual(tokenizer_lib.borders(self.read(**changes)), borders)
-    path = self.folder / 'tokenizer.json'
-    tokenizer_lib.save(self.read(add_bos_token=True), path)
-    self.assertEqual(tokenizer_lib.borders(tokenizer_lib.load(path)), (1, 0))
-
-  @parameterized.parameters(
-    ({'model': 'llama'}, r"it is \('llama', 'smollm'\); there are"),
-    ({'pre': None}, r"it is \('gpt2', None\); there are"),
-    ({'tokens': [END, END, *TEXTS[2:]]}, f'{V} tokens, {V - 1} different ones'),
-    ({'token_type': KINDS[1:]}, f'{V} different ones, and kinds of {V - 1}'),
-    ({'token_type': ['x'] * V}, 'token_type is no list of int'),
-    ({'merges': None}, 'merges is no list of str'),
-    ({'merges': ['a']}, 'merges are damaged'),
-    ({'merges': ['a b c']}, 'merges are damaged'),
-    ({'merges': ['a z']}, 'merges are damaged'),
-    (
-      {'tokens': TEXTS[:-1], 'token_type': KINDS[:-1]},
-      f'{V - 1} tokens; expec',
-    ),
-    ({'add_bos_token': True, 'bos_token_id': V}, f'bos_token_id is {V}, which'),
-    ({'token_type': [1, 1, 1, *KINDS[3:]]}, 'no special token .*im_end'),
-  )
-  def test_a_tokenizer_that_cannot_be_made_is_refused(self, changes, message):
-    with self.assertRaisesRegex(ValueError, f'tiny.gguf.*{message}'):
-      self.read(**changes)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,7 @@ import safetensors.numpy
 from absl.testing import absltest, parameterized
 from flax import traverse_util
 
-from influence_jax import pretrained, sharding
+from influence_jax import pretrained, safetensors_folder, sharding
 from influence_jax.models import transformer
 
 _FOLDER = pathlib.Path(__file__).parent / 'families'
@@ -48,7 +48,9 @@ class PretrainedTest(parameterized.TestCase):
   def assert_refused(self, *messages):
     """Raises all messages at once, before a tensor is read."""
     with (
-      mock.patch.object(pretrained, '_read', side_effect=AssertionError),
+      mock.patch.object(
+        safetensors_folder, '_read', side_effect=AssertionError
+      ),
       self.assertRaises(ValueError) as caught,
     ):
       pretrained.load(self.folder)
@@ -223,14 +225,16 @@ class RefusalTest(PretrainedTest):
     safetensors.numpy.save_file(more, path)
     self.assert_refused('model.norm.weight is in .*00004.* and in .*00003')
 
-  @parameterized.parameters('pytorch_model.bin', 'model.pt', 'consolidated.pth')
+  @parameterized.parameters('pytorch_model.bin', 'model.pt', 'flax_model.pkl')
   def test_pickles_are_refused(self, name):
     shutil.copy(_FOLDER / 'llama' / 'config.json', self.folder)
     (self.folder / name).write_bytes(b'\x80\x04.')
     self.assert_refused(f'no model.safetensors .*{name}.* pickles.* run code')
 
   def test_what_is_not_there_or_no_json_is_named(self):
-    self.assert_refused('there is no .*config.json')
+    self.assert_refused('there is no .*config.json.*, of which none are there')
+    (self.folder / 'm.gguf').touch()
+    self.assert_refused(r"there is no .*config.json.*\['m.gguf'\] are there")
     (self.folder / 'config.json').write_text('{"model_type": ')
     self.assert_refused('config.json is damaged')
     (self.folder / 'config.json').write_text('[]')

@@ -401,6 +401,30 @@ class LayerStatsTest(parameterized.TestCase):
     for path in self.model.layers:
       np.testing.assert_array_equal(found[path]['mask'], wanted)
 
+  @parameterized.parameters(1, 2)
+  def test_a_mask_is_that_of_the_positions_that_reach_an_expert(self, ndim):
+    x = np.random.default_rng(0).normal(size=(3, 5, 2))
+    model, params = testing.model_of(_Experts(), x)
+    mask = np.array([1.0, 0, 1])
+    if ndim == 2:
+      mask = mask[:, None] * np.array([1.0, 1, 0, 1, 1])
+
+    def rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+      return {'mask': mask_BxT}
+
+    slots = taps.zeros(model.layers, lambda layer: {'mask': jnp.zeros((3, 5))})
+    found, _ = taps.layer_stats(
+      lambda params: (model.apply_fn(params, x).sum(), None),
+      params, model.layers, rule, slots, {}, mask,
+    )  # fmt: skip
+    found = {path: x['mask'] for path, x in found.items()}
+    counts = np.broadcast_to(mask.reshape(3, -1), (3, 5))
+    reach = np.stack([x[..., 0] > 0, x[..., 0] <= 0])
+    for path in ('experts/cell/in', 'experts/cell/out'):
+      np.testing.assert_array_equal(found[path], reach * counts)
+    for path in ('before', 'after'):
+      np.testing.assert_array_equal(found[path], counts)
+
   def test_nothing_stays_tapped_after_a_tapped_call(self):
     jitted = jax.jit(lambda params: self.loss(params))
     # First traced with the taps on, with parameters that have none.
@@ -465,6 +489,32 @@ class _Grid(nn.Module):
   @nn.compact
   def __call__(self, h):
     return _scan(_Columns, 3)(name='rows')(h)[0]
+
+
+class _Expert(nn.Module):
+  @nn.compact
+  def __call__(self, x, routed_BxT):
+    return _Pair(name='cell')(x) * routed_BxT[..., None]
+
+
+class _Pair(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dense(2, name='out')(jnp.tanh(nn.Dense(3, name='in')(x)))
+
+
+class _Experts(nn.Module):
+  """Positions go to one of two experts, by the sign of their first input."""
+
+  @nn.compact
+  def __call__(self, x):
+    h = nn.Dense(3, name='before')(x)
+    routed = jnp.stack([x[..., 0] > 0, x[..., 0] <= 0])
+    experts = nn.vmap(
+      _Expert, {'params': 0}, split_rngs={'params': True}, in_axes=(None, 0)
+    )
+    y = experts(name='experts')(h, routed).sum(0)
+    return nn.Dense(1, name='after')(y)
 
 
 class _Twice(nn.Module):

@@ -2,6 +2,7 @@
 
   human_assistant(messages)     as the queries of Grosse et al. 2023 are written
   template(folder)(messages)    as the model in `folder` was taught
+  compiled(...)(messages)       by a template that is not in a folder
 
 Messages are those of the chat interfaces: a list of {'role', 'content'}, the
 last not the assistant's: what it answers is the query's completion.
@@ -22,7 +23,9 @@ import jinja2.sandbox
 from influence_jax.data import pretrained_tokenizer
 
 Messages = list[dict[str, str]]
+Template = Callable[[Messages], str]
 _NAMES = {'user': 'Human', 'assistant': 'Assistant'}
+_FILE = 'chat_template.jinja'
 
 
 def human_assistant(messages: Messages) -> str:
@@ -42,20 +45,45 @@ def human_assistant(messages: Messages) -> str:
   return '\n\n'.join([*turns, 'Assistant:'])
 
 
-def template(folder: str | os.PathLike[str]) -> Callable[[Messages], str]:
-  """The chat template of a checkpoint, asked for the assistant's turn.
+def template(folder: str | os.PathLike[str]) -> Template:
+  """The chat template in a checkpoint's folder, as `compiled`.
 
-  Reads chat_template.jinja or tokenizer_config.json. A prompt that begins with
-  a special token gets no other from `queries`.
+  Reads chat_template.jinja or tokenizer_config.json; ValueError if there is
+  none.
+  """
+  folder = pathlib.Path(folder)
+  special = pretrained_tokenizer.special_tokens(folder)
+  return compiled(_source(folder), special, folder)
+
+
+def template_if_any(folder: str | os.PathLike[str]) -> Template:
+  """As `template`, but `human_assistant` if there is none."""
+  folder = pathlib.Path(folder)
+  fields = pretrained_tokenizer.read_json(folder / 'tokenizer_config.json')
+  if (folder / _FILE).is_file() or fields.get('chat_template'):
+    return template(folder)
+  return human_assistant
+
+
+def compiled(
+  source: str, special: dict[str, str], path: str | os.PathLike[str]
+) -> Template:
+  """A chat template, asked for the assistant's turn.
+
+  A prompt that begins with a special token gets no other from `queries`.
+
+  Args:
+    source: in jinja's language.
+    special: the texts 'bos_token' and 'eos_token', those that there are.
+    path: where the template is from, for messages.
 
   Returns:
     A function that raises ValueError where the template does not take the
     messages, fails, or tries what the sandbox forbids.
 
   Raises:
-    ValueError: there is no template or its syntax is broken.
+    ValueError: its syntax is broken.
   """
-  folder = pathlib.Path(folder)
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,
@@ -63,18 +91,17 @@ def template(folder: str | os.PathLike[str]) -> Callable[[Messages], str]:
   )
   environment.globals['raise_exception'] = _refuse
   try:
-    compiled = environment.from_string(_source(folder))
+    program = environment.from_string(source)
   except jinja2.TemplateError as error:
     raise ValueError(
-      f'the chat template in {folder} is broken: {error}; mend it or write the '
+      f'the chat template in {path} is broken: {error}; mend it or write the '
       'prompts out'
     ) from error
-  special = pretrained_tokenizer.special_tokens(folder)
 
   def prompt(messages: Messages) -> str:
     check(messages)
     try:
-      return compiled.render(
+      return program.render(
         messages=messages,
         add_generation_prompt=True,
         tools=None,  # templates ask whether they are none, not if defined
@@ -83,11 +110,11 @@ def template(folder: str | os.PathLike[str]) -> Callable[[Messages], str]:
       )
     except jinja2.exceptions.SecurityError as error:
       raise ValueError(
-        f'the chat template in {folder} is unsafe: {error}; it is not run'
+        f'the chat template in {path} is unsafe: {error}; it is not run'
       ) from error
     except Exception as error:  # it is a program
       raise ValueError(
-        f'the chat template in {folder} refuses these messages: {error}; '
+        f'the chat template in {path} refuses these messages: {error}; '
         f'the roles are {[message["role"] for message in messages]}'
       ) from error
 
@@ -115,7 +142,7 @@ def check(messages: Any) -> None:
 
 
 def _source(folder: pathlib.Path) -> str:
-  path = folder / 'chat_template.jinja'
+  path = folder / _FILE
   if path.is_file():
     return path.read_text(encoding='utf-8')
   path = folder / 'tokenizer_config.json'
@@ -124,7 +151,7 @@ def _source(folder: pathlib.Path) -> str:
     found = {one['name']: one['template'] for one in found}.get('default')
   if not isinstance(found, str):
     raise ValueError(
-      f'no chat template in {path}, nor chat_template.jinja beside it: use '
+      f'no chat template in {path}, nor {_FILE} beside it: use '
       'chat.human_assistant or write the prompts out'
     )
   return found

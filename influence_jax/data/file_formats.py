@@ -3,14 +3,17 @@
 A reader (path, row, marks, names) yields (row, offset, record) from row 0 or
 any other up to `row`: the offset is in bytes, None where there is none; the
 record a line, or a dict with the fields `names` as bytes. `marks` are the
-offsets of each `STRIDE`th line so far as they are known.
+offsets of each `STRIDE`th line so far as they are known. `texts` makes strings
+of a record.
 """
 
 import codecs
 import contextlib
 import io
+import json
 import os
 import pathlib
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +26,21 @@ def ending(path: pathlib.Path) -> str | None:
   """Which of `READERS` is the file's; None if none is."""
   name = path.name.lower()
   return next((end for end in READERS if name.endswith(end)), None)
+
+
+def texts(record: Any, names: list[str], errors: str) -> list[str]:
+  """What each of the fields says, '' where it is null.
+
+  Args:
+    record: of a reader.
+    names: of the fields.
+    errors: as in `files.load`.
+
+  Raises:
+    ValueError: it is no JSON object, no UTF-8 or has no such string.
+  """
+  fields = _fields(record, names, errors)
+  return [_text(fields, name, errors) for name in names]
 
 
 def _whole(path, row, marks, names):
@@ -105,6 +123,54 @@ def _rows(batch, first, names):
     ) from error
   for row, cells in enumerate(zip(*columns, strict=True), start=first):
     yield row, None, dict(zip(names, cells, strict=True))
+
+
+def _fields(record: Any, names: list[str], errors: str) -> dict[str, Any]:
+  """Of a row of columns, as it is, or of a line."""
+  if isinstance(record, dict):
+    return record
+  line = _decode(record.removeprefix(codecs.BOM_UTF8), errors).strip()
+  if not line:
+    return dict.fromkeys(names)
+  try:
+    fields = json.loads(line)
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'not JSON: {error}; mend or remove the line') from error
+  if not isinstance(fields, dict):
+    raise ValueError(f'expected an object, got {line[:60]!r}')
+  return fields
+
+
+def _text(fields: dict[str, Any], name: str, errors: str) -> str:
+  if name not in fields:
+    raise ValueError(
+      f'no field {name!r}, it has {sorted(fields)}: set source.text, or '
+      'source.title, to one of them'
+    )
+  value = fields[name]
+  if isinstance(value, bytes):
+    return _decode(value, errors)
+  if not isinstance(value, str | None):
+    raise ValueError(f'field {name!r} is {value!r:.60}, expected a string')
+  try:
+    return (value or '').encode('utf-8').decode()
+  except UnicodeEncodeError as error:  # JSON can spell half of a character
+    if errors == 'replace':
+      return value.encode('utf-16', 'surrogatepass').decode('utf-16', errors)
+    raise ValueError(
+      f'field {name!r} has a lone surrogate: mend it, or set source.errors '
+      "to 'replace'"
+    ) from error
+
+
+def _decode(value: bytes, errors: str) -> str:
+  try:
+    return value.decode('utf-8', errors)
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'invalid UTF-8: {error.reason} at byte {error.start} of the row; mend '
+      "it, or set source.errors to 'replace' to read U+FFFD there"
+    ) from error
 
 
 READERS = {

@@ -24,7 +24,6 @@ Nothing in the files is run: no pickle, and JSON is parsed by `json`.
 """
 
 import bisect
-import codecs
 import glob
 import hashlib
 import json
@@ -88,7 +87,8 @@ def documents(source: 'Source') -> Iterator[dict[str, Any]]:
   The topic is the file's name. Documents without text are counted in the log.
 
   Raises:
-    ValueError: names the file and row of what cannot be read.
+    ValueError: names the file and row of what cannot be read; no document has
+      text.
   """
   empty, n = 0, 0
   for k in range(len(source.paths)):
@@ -98,6 +98,12 @@ def documents(source: 'Source') -> Iterator[dict[str, Any]]:
       if document['text']:
         yield document
       n += 1
+  if empty == n:
+    raise ValueError(
+      f'none of {n} rows of {len(source.paths)} files has text, the first file '
+      f'is {source.paths[0]}: expected some text; choose another '
+      'source.pattern, or another field with source.text'
+    )
   if empty:
     logging.warning('%d of %d rows have no text: skipped', empty, n)
 
@@ -184,8 +190,7 @@ class Source:
   def document(self, n: int, k: int, row: int, record: Any) -> dict[str, Any]:
     """What `documents` yields, of a record of `records`."""
     try:
-      fields = _fields(record, self._names, self._errors)
-      text, *titles = [_text(fields, x, self._errors) for x in self._names]
+      text, *titles = formats.texts(record, self._names, self._errors)
     except ValueError as error:
       raise ValueError(f'{self.paths[k]}, row {row + 1}: {error}') from error
     name = os.path.relpath(self.paths[k], self._root)
@@ -285,51 +290,3 @@ def _identity(path: pathlib.Path) -> dict[str, Any]:
       f'{path} cannot be read: {error}; put it back or make it readable'
     ) from error
   return {'name': os.fspath(path), 'size': size, 'edges': edges.hexdigest()}
-
-
-def _fields(record: Any, names: list[str], errors: str) -> dict[str, Any]:
-  """Of a row of columns, as it is, or of a line."""
-  if isinstance(record, dict):
-    return record
-  line = _decode(record.removeprefix(codecs.BOM_UTF8), errors).strip()
-  if not line:
-    return dict.fromkeys(names)
-  try:
-    fields = json.loads(line)
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f'not JSON: {error}; mend or remove the line') from error
-  if not isinstance(fields, dict):
-    raise ValueError(f'expected an object, got {line[:60]!r}')
-  return fields
-
-
-def _text(fields: dict[str, Any], name: str, errors: str) -> str:
-  if name not in fields:
-    raise ValueError(
-      f'no field {name!r}, it has {sorted(fields)}: set source.text, or '
-      'source.title, to one of them'
-    )
-  value = fields[name]
-  if isinstance(value, bytes):
-    return _decode(value, errors)
-  if not isinstance(value, str | None):
-    raise ValueError(f'field {name!r} is {value!r:.60}, expected a string')
-  try:
-    return (value or '').encode('utf-8').decode()
-  except UnicodeEncodeError as error:  # JSON can spell half of a character
-    if errors == 'replace':
-      return value.encode('utf-16', 'surrogatepass').decode('utf-16', errors)
-    raise ValueError(
-      f'field {name!r} has a lone surrogate: mend it, or set source.errors '
-      "to 'replace'"
-    ) from error
-
-
-def _decode(value: bytes, errors: str) -> str:
-  try:
-    return value.decode('utf-8', errors)
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'invalid UTF-8: {error.reason} at byte {error.start} of the row; mend '
-      "it, or set source.errors to 'replace' to read U+FFFD there"
-    ) from error

@@ -7,7 +7,8 @@
 `families.py` says which family has which of these norms and caps; without its
 switches this is Llama. Every projection is its own `nn.Dense`, so taps reach
 it: `attn/q`, `k`, `v`, `o` and `mlp/gate`, `up`, `down`. A tied head is the
-embedding used again and no dense layer: taps leave it out.
+embedding used again and no dense layer: taps leave it out. With experts `mlp`
+is `moe.Moe`.
 
 Blocks are `blocks_0`, ... or, under `scan`, one `blocks` with a leading axis L.
 Norms, rotations and softmax are float32 or wider. Parameters are initialised
@@ -26,6 +27,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from influence_jax.models import lora as lora_lib
+from influence_jax.models import moe
 from influence_jax.models import rope as rope_lib
 
 _CHOICES = {
@@ -60,6 +63,9 @@ class DecoderConfig:
   qk_norm: str = 'none'  # of each head, or of all of q and all of k
   activation: str = 'silu'
   gated: bool = True  # down(activation(gate) up), not down(activation(up))
+  num_experts: int = 0  # E, each an MLP of mlp_width; 0: one MLP, no router
+  num_routed: int = 0  # k of them that a position goes to
+  norm_routed: bool = False  # the weights of these k sum to 1
   qkv_bias: bool = False
   o_bias: bool = False
   mlp_bias: bool = False
@@ -69,6 +75,7 @@ class DecoderConfig:
   attention_scale: float | None = None  # None: head_dim ** -0.5
   attention_cap: float | None = None  # x -> cap tanh(x / cap), before softmax
   logit_cap: float | None = None
+  lora: lora_lib.Lora | None = None  # beside the dense layers that it finds
   dtype: str = 'float32'  # of the computation
   scan: bool = False  # one compiled block for all layers
   remat: bool = False  # activations are computed again in the backward pass
@@ -83,6 +90,11 @@ class DecoderConfig:
       raise ValueError(
         f'num_heads {self.num_heads} is no multiple of num_kv_heads '
         f'{self.num_kv_heads}'
+      )
+    if not min(1, self.num_experts) <= self.num_routed <= self.num_experts:
+      raise ValueError(
+        f'num_routed is {self.num_routed} of num_experts {self.num_experts}; '
+        'expected 1 to all of them, or both 0'
       )
     if len(self.sliding) not in (0, self.num_layers):
       raise ValueError(
@@ -113,7 +125,8 @@ def _wide(dtype: str) -> jnp.dtype:
 
 def _dense(config: DecoderConfig, width: int, name: str, bias: bool):
   dtypes = {'dtype': config.dtype, 'param_dtype': _wide(config.dtype)}
-  return nn.Dense(width, bias, name=name, **dtypes)
+  dense = nn.Dense(width, bias, name=name, **dtypes)
+  return lora_lib.adapt(dense, config.lora)
 
 
 def _cap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -186,7 +199,10 @@ class Mlp(nn.Module):
   config: DecoderConfig
 
   @nn.compact
-  def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+  def __call__(
+    self, x_BxTxD: jax.Array, routed_BxT: jax.Array | None = None
+  ) -> jax.Array:
+    """`routed_BxT` is read by taps: of an expert, the positions that count."""
     c = self.config
     activate = {
       'silu': jax.nn.silu,
@@ -221,7 +237,10 @@ class Block(nn.Module):
     attn_BxTxD = norm('attn_post_norm', attn_BxTxD, c.post_norm)
     x_BxTxD = h_BxTxD if c.parallel_residual else h_BxTxD + attn_BxTxD
     x_BxTxD = norm('mlp_norm', x_BxTxD, c.pre_norm)
-    mlp_BxTxD = Mlp(c, name='mlp')(x_BxTxD)
+    if c.num_experts:
+      mlp_BxTxD = moe.Moe(c, _dense, Mlp, name='mlp')(x_BxTxD)
+    else:
+      mlp_BxTxD = Mlp(c, name='mlp')(x_BxTxD)
     mlp_BxTxD = norm('mlp_post_norm', mlp_BxTxD, c.post_norm)
     return h_BxTxD + attn_BxTxD + mlp_BxTxD, None
 

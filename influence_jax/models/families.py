@@ -37,6 +37,7 @@ _INERT = re.compile(  # keys that do not change the logits
   r'|initializer_range|pretraining_tp|.*dropout(_prob)?|(resid|embd|attn)_pdrop'
   r'|summary_.*|task_specific_params|id2label|label2id|return_dict|n_ctx'
   r'|gradient_checkpointing|reorder_and_upcast_attn|is_(llama_config|decoder)'
+  r'|router_aux_loss_coef|output_router_logits'
 )
 
 
@@ -123,6 +124,29 @@ def _qwen3(left: dict) -> dict:
 def _olmo2(left: dict) -> dict:
   norms = dict(pre_norm=False, post_norm=True, qk_norm='width')
   return {**_llama(left), **norms}
+
+
+def _olmoe(left: dict) -> dict:
+  return {**_experts(left), **_llama(left), 'qk_norm': 'width'}
+
+
+def _qwen3_moe(left: dict) -> dict:
+  left['intermediate_size'] = left.pop('moe_intermediate_size')
+  left['max_window_layers'] = 0  # all layers slide, if one does
+  for key, only in (('mlp_only_layers', []), ('decoder_sparse_step', 1)):
+    if left.get(key) == only:
+      del left[key]
+  return {**_experts(left), **_qwen(left), 'qk_norm': 'head'}
+
+
+def _experts(left: dict) -> dict:
+  if left.get('num_local_experts') is not None:  # transformers 5
+    left['num_experts'] = left.pop('num_local_experts')
+  return dict(
+    num_experts=left.pop('num_experts'),
+    num_routed=left.pop('num_experts_per_tok'),
+    norm_routed=left.pop('norm_topk_prob', False),
+  )
 
 
 def _gemma(left: dict) -> dict:
@@ -268,7 +292,9 @@ FAMILIES = {  # by the model_type of config.json
   'mistral': _mistral,
   'qwen2': _qwen2,
   'qwen3': _qwen3,
+  'qwen3_moe': _qwen3_moe,
   'olmo2': _olmo2,
+  'olmoe': _olmoe,
   'gemma2': _gemma2,
   'gemma3_text': _gemma3,
   'gpt_neox': _gpt_neox,

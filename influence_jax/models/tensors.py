@@ -6,7 +6,7 @@ PyTorch's Linear [O, I], or otherwise where q, k and v are one tensor.
 
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +26,9 @@ class Tensor(NamedTuple):
 class Source(NamedTuple):
   """Where in a checkpoint one of our arrays is."""
 
-  name: str  # of the tensor
-  shape: tuple[int, ...]  # of the tensor
-  read: Callable[[np.ndarray], np.ndarray]  # our array of the tensor
+  names: tuple[str, ...]  # of the tensors: of experts one each, else one
+  shape: tuple[int, ...]  # of each
+  read: Callable[..., np.ndarray]  # our array of the tensors
 
 
 class Table(NamedTuple):
@@ -38,6 +38,12 @@ class Table(NamedTuple):
   prefix: str  # what a checkpoint without a head may leave out of names
   source: Callable  # (config, our module, leaf, shape) -> shape, read
   buffers: str = r'\.rotary_emb\.inv_freq$'  # constants in old checkpoints
+
+
+def layout(model_type: str, names: Iterable[str]) -> str:
+  """The key of `TABLES` for a checkpoint with tensors of these names."""
+  fused = any(name.endswith('.experts.gate_up_proj') for name in names)
+  return f'{model_type}/fused' if fused else model_type
 
 
 def sources(
@@ -59,10 +65,13 @@ def sources(
     module, leaf = path.rsplit('/', 1)
     number = ''.join(re.findall(r'^blocks_(\d+)/', module))
     module = re.sub(r'^blocks_\d+/', 'blocks/', module)
-    name = table.modules[module].format(number)
-    name += '.bias' if leaf == 'bias' else '.weight'
+    name = table.modules[module]
+    if not name.endswith(_FUSED):
+      name += '.bias' if leaf == 'bias' else '.weight'
     name = name.removeprefix(table.prefix) if bare else name
-    found[path] = Source(name, *table.source(config, module, leaf, shape))
+    apart = range(config.num_experts) if name.count('{}') == 2 else [None]
+    names = tuple(name.format(number, expert) for expert in apart)
+    found[path] = Source(names, *table.source(config, module, leaf, shape))
   return found
 
 
@@ -117,6 +126,25 @@ def _fused_heads(config, module, leaf, shape):
   return (3 * shape[-1], *shape[:-1]), read
 
 
+def _experts(config, module, leaf, shape):
+  """Experts' Linears one by one, ours stacked."""
+  if '/experts/' not in module:
+    return _linear(config, module, leaf, shape)
+  one, read = _linear(config, module, leaf, shape[1:])
+  return one, lambda *experts: np.stack([read(x) for x in experts])
+
+
+def _fused_experts(config, module, leaf, shape):
+  """Of all experts [E, O, I], and gate above up: [E, 2 F, D]."""
+  if '/experts/' not in module:
+    return _linear(config, module, leaf, shape)
+  E, I, O = shape  # noqa: E741
+  if module.endswith('/down'):
+    return (E, O, I), lambda x: x.mT
+  part = module.endswith('/up')
+  return (E, 2 * O, I), lambda x: np.split(x, 2, 1)[part].mT
+
+
 def _part(module: str) -> int | None:
   """Which of q, k, v it is."""
   names = ['blocks/attn/q', 'blocks/attn/k', 'blocks/attn/v']
@@ -147,6 +175,20 @@ _POST_NORMED = {
   'blocks/attn_post_norm': 'model.layers.{}.post_attention_layernorm',
   'blocks/mlp_norm': 'model.layers.{}.pre_feedforward_layernorm',
   'blocks/mlp_post_norm': 'model.layers.{}.post_feedforward_layernorm',
+}
+_MOE = {
+  **_QK_NORMED,
+  'blocks/mlp/router': 'model.layers.{}.mlp.gate',
+  'blocks/mlp/experts/gate': 'model.layers.{}.mlp.experts.{}.gate_proj',
+  'blocks/mlp/experts/up': 'model.layers.{}.mlp.experts.{}.up_proj',
+  'blocks/mlp/experts/down': 'model.layers.{}.mlp.experts.{}.down_proj',
+}
+_FUSED = ('.experts.gate_up_proj', '.experts.down_proj')  # whole names
+_MOE_FUSED = {
+  **_MOE,
+  'blocks/mlp/experts/gate': 'model.layers.{}.mlp.experts.gate_up_proj',
+  'blocks/mlp/experts/up': 'model.layers.{}.mlp.experts.gate_up_proj',
+  'blocks/mlp/experts/down': 'model.layers.{}.mlp.experts.down_proj',
 }
 _GPT_NEOX = {
   'tok_emb': 'gpt_neox.embed_in',
@@ -192,12 +234,16 @@ _LLAMA_CPP = {
 _NEOX_BUFFERS = r'\.attention\.((masked_)?bias|rotary_emb\.inv_freq)$'
 _GPT2_BUFFERS = r'(^|\.)attn\.(masked_)?bias$'
 
-TABLES = {  # by config.json's model_type, or 'gguf/' and the architecture
+TABLES = {  # by `layout`, or 'gguf/' and the architecture
   'llama': Table(_LLAMA, 'model.', _linear),
   'mistral': Table(_LLAMA, 'model.', _linear),
   'qwen2': Table(_LLAMA, 'model.', _linear),
   'qwen3': Table(_QK_NORMED, 'model.', _linear),
+  'qwen3_moe': Table(_MOE, 'model.', _experts),
+  'qwen3_moe/fused': Table(_MOE_FUSED, 'model.', _fused_experts),
   'olmo2': Table(_POST_NORMED, 'model.', _linear),
+  'olmoe': Table(_MOE, 'model.', _experts),
+  'olmoe/fused': Table(_MOE_FUSED, 'model.', _fused_experts),
   'gemma2': Table(_POST_NORMED, 'model.', _linear),
   'gemma3_text': Table(_POST_NORMED, 'model.', _linear),
   'gpt_neox': Table(_GPT_NEOX, 'gpt_neox.', _fused_heads, _NEOX_BUFFERS),

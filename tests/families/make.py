@@ -3,7 +3,8 @@
     python tests/families/make.py [NAME ...]
 
 It needs torch and transformers. Each folder gets config.json and safetensors as
-transformers writes them, and expected.npz: tokens [2, 20], of which the last 8
+transformers writes them (experts apart, or all in one if the folder's name says
+'fused'), and expected.npz: tokens [2, 20], of which the last 8
 are transformers' own greedy continuation (with its cache) of the 12 before, and
 its logits [2, 20, 61] of all of them, float32. versions.json says what made it.
 """
@@ -39,6 +40,7 @@ _ROPE = {  # base 100: the eight pairs turn 0.2 to 10 times in 64 positions
 }
 _LLAMA3 = dict(low_freq_factor=1.0, high_freq_factor=4.0)
 _GEMMA = dict(head_dim=8, sliding_window=5, query_pre_attn_scalar=6)
+_EXPERTS = dict(num_experts=5, num_experts_per_tok=2)
 CASES = {
   'llama': ('llama', {**_LLAMA, 'head_dim': 8}),
   'llama_biased': ('llama', {
@@ -93,6 +95,14 @@ CASES = {
       'sliding_attention': {'rope_type': 'default', 'rope_theta': 50.0},
     },
   }),
+  'olmoe': ('olmoe', {**_LLAMA, **_EXPERTS, 'intermediate_size': 12}),
+  'olmoe_fused': ('olmoe', {
+    **_LLAMA, **_EXPERTS, 'num_hidden_layers': 1, 'norm_topk_prob': True,
+  }),
+  'qwen3_moe': ('qwen3_moe', {
+    **_LLAMA, **_EXPERTS, 'head_dim': 8, 'moe_intermediate_size': 12,
+    'norm_topk_prob': True,
+  }),
 }  # fmt: skip
 
 
@@ -112,9 +122,9 @@ def _model(model_type, keys, seed):
   with torch.no_grad():
     for name, x in model.named_parameters():
       noise = torch.randn(x.shape, generator=rng)
-      if x.ndim == 2:
+      if x.ndim > 1:  # experts are [E, O, I]
         is_table = 'emb' in name or 'wte' in name or 'wpe' in name
-        rows = x.shape[0] if 'c_' in name else x.shape[1]
+        rows = x.shape[0] if 'c_' in name else x.shape[-1]
         x.copy_(noise if is_table else 1.5 * noise / rows**0.5)
       else:
         # Norms' scales start at 1, Gemma's at 0; biases at 0.
@@ -137,7 +147,9 @@ def main():
     shutil.rmtree(folder, ignore_errors=True)
     model = _model(model_type, keys, seed)
     size = '9KB' if name == 'llama' else '1GB'  # shards for one of them
-    model.save_pretrained(folder, max_shard_size=size)
+    model.save_pretrained(
+      folder, max_shard_size=size, save_original_format='fused' not in name
+    )
     (folder / 'generation_config.json').unlink(missing_ok=True)
     prompt = torch.randint(
       0, 61, (2, PROMPT), generator=torch.Generator().manual_seed(100 + seed)
