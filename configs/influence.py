@@ -1,6 +1,6 @@
 """EK-FAC on the MLPs of a pretrained language model and text of your own.
 
-  python -m experiments.influence --checkpoint=DIR --corpus='DIR/*.jsonl' \
+  python -m experiments.influence --checkpoint=PATH --corpus='DIR/*.jsonl' \
     --queries=q.jsonl --workdir=W
 """
 
@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
   c = files.get_config()
   del c.model, c.train, c.data.vocab_size  # the checkpoint has its own
   c.checkpoint = dict(
-    folder=config_dict.placeholder(str),  # config.json, safetensors, tokenizer
+    path=config_dict.placeholder(str),  # a folder, or a .gguf
     dtype='float32',  # of computation and parameters
     scan=True,  # one compiled block for all layers
     remat=False,

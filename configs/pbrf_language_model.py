@@ -6,7 +6,7 @@
 Trained on 42,201 sequences of Wikipedia leads with a vocabulary of 512. G and
 the response are of 32 of them with 64 positions, since G itself, a product a
 parameter, is the preconditioner: with EK-FAC the responses did not converge in
-a trial. What is added is one copy in all that the model was trained on; with one
+a trial. What is added is one copy in all that the model was trained on: of one
 in 32, no response converged in 30 steps.
 """
 

@@ -1,13 +1,15 @@
 """Influential sequences of your own text for a pretrained language model.
 
-  python -m experiments.influence --checkpoint=DIR --corpus='DIR/*.jsonl' \
+  python -m experiments.influence --checkpoint=PATH --corpus='DIR/*.jsonl' \
     --queries=q.jsonl --workdir=W
 
-DIR is a folder in Hugging Face's layout: config.json, safetensors and
-tokenizer.json. The corpus is a file, a folder or a glob (data/files.py), and
-queries are one object a line (data/queries.py). --checkpoint, --corpus and
---queries stand for --config.checkpoint.folder, --config.data.source.pattern and
---config.score.queries, --config is configs/influence.py unless given.
+PATH is a folder in Hugging Face's layout (config.json, safetensors and
+tokenizer.json) or a .gguf file; --smollm2 in its place fetches and takes
+SmolLM2-135M-Instruct (data/smollm2.py). The corpus is a file, a folder or a
+glob (data/files.py), and queries are one object a line (data/queries.py).
+--checkpoint, --corpus and --queries stand for --config.checkpoint.path,
+--config.data.source.pattern and --config.score.queries, --config is
+configs/influence.py unless given.
 
 What is asked for is checked first; then the corpus is tokenized, the rest is
 planned (plan.json: bytes and seconds), the curvature fitted, all sequences
@@ -36,17 +38,18 @@ from experiments import (
   score,
   trained,
 )
-from influence_jax import planner, store
-from influence_jax.data import pretrained_tokenizer
+from influence_jax import checkpoint, planner, store
 from influence_jax.data import queries as queries_lib
+from influence_jax.data import smollm2
 
 _SHORT = {
-  'checkpoint': 'checkpoint.folder',
+  'checkpoint': 'checkpoint.path',
   'corpus': 'data.source.pattern',
   'queries': 'score.queries',
 }
 for _name, _path in _SHORT.items():
   flags.DEFINE_string(_name, None, f'Short for --config.{_path}.')
+flags.DEFINE_bool('smollm2', False, 'Fetches a checkpoint into data.data_dir.')
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -72,7 +75,7 @@ def check(config: ConfigDict) -> None:
     ValueError: says what, and which key of the config it is.
   """
   plan.abstract_model(config)
-  tokenizer = pretrained_tokenizer.load(trained.folder_of(config))
+  tokenizer = checkpoint.open(config.checkpoint.path).tokenizer()
   path = pathlib.Path(config.score.queries or '')
   if not path.is_file():
     raise ValueError(
@@ -118,20 +121,33 @@ def predict(
 
 
 def fill(config: ConfigDict) -> ConfigDict:
-  """The config with what the short flags say."""
+  """The config with what the short flags say.
+
+  Raises:
+    RuntimeError, ValueError: as `smollm2.fetch`; two checkpoints are asked for.
+  """
   given = {path: flags.FLAGS[name].value for name, path in _SHORT.items()}
   config.update_from_flattened_dict(
     {path: value for path, value in given.items() if value is not None}
   )
+  if flags.FLAGS.smollm2:
+    if config.checkpoint.path:
+      raise ValueError(
+        f'both --smollm2 and the checkpoint {config.checkpoint.path!r} are '
+        'asked for, expected one: leave out the other'
+      )
+    data_dir = pathlib.Path(config.data.data_dir).expanduser()
+    config.checkpoint.path = os.fspath(smollm2.fetch(data_dir))
   return config
 
 
-def _add_default_config() -> None:
+def add_default_config(name: str) -> None:
+  """configs/NAME.py is --config unless another is given."""
   if not any(re.match(r'--?config(=|$)', x) for x in sys.argv):
-    path = pathlib.Path(__file__).parents[1] / 'configs' / 'influence.py'
+    path = pathlib.Path(__file__).parents[1] / 'configs' / f'{name}.py'
     sys.argv.insert(1, f'--config={path}')  # before its keys
 
 
 if __name__ == '__main__':
-  _add_default_config()
+  add_default_config('influence')
   common.main(lambda config, workdir: run(fill(config), workdir))

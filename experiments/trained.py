@@ -1,9 +1,11 @@
 """A trained model with the layers that a study looks at, and its corpus.
 
 It is what experiments.train left in the workdir or, where the config has a
-section `checkpoint`, a pretrained one: read from its folder, never copied.
+section `checkpoint`, a pretrained one: read where it lies, never copied; with a
+section `finetune` what experiments.finetune made of that.
 """
 
+import json
 import os
 import pathlib
 from typing import NamedTuple
@@ -13,10 +15,19 @@ import jax
 import numpy as np
 import rich
 from ml_collections import ConfigDict
+from rich import markup
 
-from experiments import common, corpus
-from influence_jax import losses, models, pretrained, store, taps, types
-from influence_jax.data import chat, pretrained_tokenizer
+from experiments import common, corpus, finetuned
+from influence_jax import (
+  checkpoint,
+  losses,
+  models,
+  pretrained,
+  store,
+  taps,
+  types,
+)
+from influence_jax.data import chat
 from influence_jax.data import queries as queries_lib
 from influence_jax.models import decoder, families
 from influence_jax.report import terminal
@@ -38,6 +49,8 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Trained:
   """
   read = _pretrained if 'checkpoint' in config else _from_workdir
   params, fingerprint, data = read(config, pathlib.Path(workdir))
+  if 'finetune' in config:
+    params, fingerprint = finetuned.load(config, workdir, params, fingerprint)
   model, found = describe(config, params)
   return Trained(model, params, fingerprint, found, data)
 
@@ -60,7 +73,7 @@ def network(config: ConfigDict, **changes: str) -> nn.Module:
   else:
     name, make_fn = 'model', models.make
   hparams = ConfigDict({**config[name].to_dict(), **changes})
-  return common.build(name, make_fn, hparams)
+  return finetuned.network(config, common.build(name, make_fn, hparams))
 
 
 def with_dtype(
@@ -77,56 +90,44 @@ def read_queries(config: ConfigDict) -> list[queries_lib.Query]:
   """
   template = chat.human_assistant
   if 'checkpoint' in config:
-    folder = folder_of(config)
-    fields = pretrained_tokenizer.read_json(folder / 'tokenizer_config.json')
-    own = (folder / 'chat_template.jinja').is_file()
-    if own or fields.get('chat_template'):
-      template = chat.template(folder)
+    template = checkpoint.open(config.checkpoint.path).template()
   return queries_lib.read_queries(config.score.queries, template)
-
-
-def folder_of(config: ConfigDict) -> pathlib.Path:
-  """Of the checkpoint."""
-  return pathlib.Path(config.checkpoint.folder or '').expanduser()
 
 
 def _from_workdir(config, workdir) -> tuple[types.PyTree, str, corpus.Corpus]:
   """Parameters, their fingerprint and the corpus: what train left."""
   data = corpus.load(config.data, workdir)
-  checkpoint = store.load(workdir / 'train')
+  left = store.load(workdir / 'train')
   sections = {name: config[name].to_dict() for name in ('data', 'model')}
-  expected = {'config': {**checkpoint.meta['config'], **sections}}
+  expected = {'config': {**left.meta['config'], **sections}}
   expected['data'] = data.sequences.fingerprint
-  store.check(checkpoint.meta, expected, f'the model in {workdir / "train"}')
-  if checkpoint.step != checkpoint.meta['num_steps']:
+  store.check(left.meta, expected, f'the model in {workdir / "train"}')
+  if left.step != left.meta['num_steps']:
     raise ValueError(
-      f'{workdir / "train"} is at step {checkpoint.step} of '
-      f'{checkpoint.meta["num_steps"]}: run experiments.train to its end'
+      f'{workdir / "train"} is at step {left.step} of '
+      f'{left.meta["num_steps"]}: run experiments.train to its end'
     )
-  params = checkpoint.tree['params']
+  params = left.tree['params']
   return params, store.fingerprint(params), data
 
 
 def _pretrained(config, workdir) -> tuple[types.PyTree, str, corpus.Corpus]:
-  """The same of a checkpoint; config.json, too, is in the fingerprint."""
-  folder, dtype = folder_of(config), network(config).config.dtype
-  tokenizer = pretrained_tokenizer.load(folder)
-  _, params = pretrained.load(folder, dtype=dtype, scan=config.checkpoint.scan)
-  config_json = (folder / 'config.json').read_bytes()
-  identity = {'config': np.frombuffer(config_json, np.uint8), 'params': params}
+  """The same of a checkpoint; its configuration is in the fingerprint too."""
+  path, dtype = config.checkpoint.path, network(config).config.dtype
+  opened = checkpoint.open(path)
+  tokenizer = opened.tokenizer()
+  _, params = pretrained.load(path, dtype=dtype, scan=config.checkpoint.scan)
+  fields = json.dumps(opened.config_json, sort_keys=True).encode()
+  identity = {'config': np.frombuffer(fields, np.uint8), 'params': params}
   data = corpus.load(config.data, workdir, tokenizer)
   return params, store.fingerprint(identity), data
 
 
-def _decoder(folder: str, dtype: str, scan: bool, remat: bool) -> nn.Module:
-  """Of the checkpoint's config.json; no weight is read."""
-  path = pathlib.Path(folder or '').expanduser() / 'config.json'
-  if not path.is_file():
-    raise ValueError(
-      f'folder is {folder!r}, where there is no config.json; expected the '
-      'folder of a checkpoint: config.json, tokenizer.json and safetensors'
-    )
-  fields = pretrained_tokenizer.read_json(path)
+def _decoder(
+  path: str | None, dtype: str, scan: bool, remat: bool
+) -> nn.Module:
+  """Of the checkpoint's configuration; no weight is read."""
+  fields = checkpoint.open(path).config_json
   ways = dict(dtype=dtype, scan=scan, remat=remat)
   return decoder.Decoder(families.config(fields, **ways))
 
@@ -159,4 +160,4 @@ def print_layers(found: taps.Found, curvature: types.Curvature) -> None:
     )
   rich.print(view)
   for path, reason in found.left_out.items():
-    rich.print(f'[dim]left out: {path} ({reason})[/dim]')
+    rich.print(f'[dim]left out: {path} ({markup.escape(reason)})[/dim]')
