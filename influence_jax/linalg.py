@@ -36,20 +36,6 @@ def mirror(upper_IxI: jax.Array) -> jax.Array:
   return jnp.triu(upper_IxI) + jnp.triu(upper_IxI, 1).T
 
 
-def covariance(upper_IxI: jax.Array, positions: jax.Array) -> jax.Array:
-  """The mean over positions, of the upper triangle of a sum.
-
-  Raises:
-    ValueError: there are none, as of an expert that nothing is routed to.
-  """
-  if not positions:
-    raise ValueError(
-      'no position reached it: fit on more sequences, or leave it out by '
-      'config.layers'
-    )
-  return mirror(upper_IxI / positions)
-
-
 def psd_eigh(
   matrix_IxI: jax.Array, precision: str = 'float64'
 ) -> tuple[jax.Array, jax.Array]:
@@ -63,7 +49,10 @@ def psd_eigh(
   """
   check_precision(precision)
   if not np.isfinite(matrix_IxI).all():
-    raise ValueError('a covariance has non-finite entries')
+    raise ValueError(
+      'a covariance has non-finite entries: a sum overflowed, or no position '
+      'reached the layer, as happens to experts: fit on more sequences'
+    )
   if precision == 'float32':
     return jnp.linalg.eigh(matrix_IxI, symmetrize_input=True)
   wide_IxI = np.asarray(matrix_IxI, np.float64)

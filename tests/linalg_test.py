@@ -112,12 +112,6 @@ class MirrorTest(absltest.TestCase):
       np.testing.assert_array_equal(got, np.triu(matrix) + np.triu(matrix, 1).T)
     self.assertEqual(got.dtype, 'float64')
 
-  def test_a_covariance_of_no_position_is_refused(self):
-    matrix = jnp.eye(2)
-    testing.assert_near(self, linalg.covariance(matrix, 4.0), np.eye(2) / 4)
-    with self.assertRaisesRegex(ValueError, 'no position reached it'):
-      linalg.covariance(matrix, jnp.zeros(()))
-
 
 class RotateTokensTest(parameterized.TestCase):
   @parameterized.parameters(

@@ -63,7 +63,7 @@ def _finish_covariance(eigh, factors, sums, counts):
   del counts
   found, positions = {}, sums['positions']
   for key in [key for key in sums if key != 'positions']:
-    M_MxM = linalg.covariance(sums[key], positions)
+    M_MxM = linalg.mirror(sums[key] / positions)
     L_M, Q_MxM = linalg.psd_eigh(M_MxM, eigh)
     found |= {f'L_{key}': L_M, f'Q_{key}': Q_MxM}
   return {**factors, **found}

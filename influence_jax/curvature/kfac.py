@@ -32,7 +32,7 @@ def covariance_stage(eigh: str) -> types.Stage:
 
   def finish(factors, sums, counts):
     positions = sums['positions']
-    A_IxI, S_OxO = (linalg.covariance(sums[k], positions) for k in 'AS')
+    A_IxI, S_OxO = (linalg.mirror(sums[k] / positions) for k in 'AS')
     L_A, Q_A = linalg.psd_eigh(A_IxI, eigh)
     L_S, Q_S = linalg.psd_eigh(S_OxO, eigh)
     T_mean = (positions / counts.sequences).astype(L_A.dtype)
