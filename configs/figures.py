@@ -34,21 +34,15 @@ def get_config() -> ml_collections.ConfigDict:
       ('tokenwise', 'planted', 164),
       ('procedural', 'planted', 30),
     ),
-    # Binary, config; WORKDIR/validation/config is its workdir. Seconds likewise
+    # Binary, config; WORKDIR/validation/config is its workdir. Seconds on one
+    # core of two, other work on the other; of pbrf_* by those of some seeds and
+    # dampings. docs/validation.md has more, each by its own command
     validations=(
-      ('validate_pbrf', 'pbrf_concrete', None),
-      ('validate_pbrf', 'pbrf_boston', None),
-      ('validate_pbrf', 'pbrf_digits', None),
-      ('validate_pbrf', 'pbrf_mnist', None),
-      ('validate_pbrf', 'pbrf_fashion_mnist', None),
-      ('validate_pbrf', 'pbrf_relu', None),
-      ('validate_pbrf', 'pbrf_convnet', None),
-      ('validate_pbrf', 'pbrf_language_model', None),
-      ('wall_clock', 'wall_clock_concrete', None),
-      ('decomposition', 'decomposition_logistic', None),
-      ('decomposition', 'decomposition_digits', None),
-      ('fragility', 'fragility_digits', None),
-      ('solver_cost', 'solver_cost_language_model', None),
+      ('validate_pbrf', 'pbrf_concrete', 1656),
+      ('validate_pbrf', 'pbrf_digits', 890),
+      ('wall_clock', 'wall_clock_concrete', 301),
+      ('decomposition', 'decomposition_logistic', 44),
+      ('solver_cost', 'solver_cost_language_model', 187),
     ),
     only=(),  # ladders to run, or 'validation'; () is all ladders
     dry=False,  # say what there is to do, and do nothing
