@@ -15,7 +15,8 @@ What is asked for is checked first; then the corpus is tokenized, the rest is
 planned (plan.json: bytes and seconds), the curvature fitted, all sequences
 scored, and WORKDIR/report.html written. The checkpoint stays where it is. The
 same command again goes on where it stopped. Sections read: checkpoint, data,
-layers, curvature, fit, damping, score, plan, report.
+layers, curvature, fit, damping, score, plan, report, and finetune if there is
+one: then all is of what experiments.finetune left in the workdir.
 """
 
 import os
