@@ -21,7 +21,7 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -85,11 +85,7 @@ def run(
   tuned = Tuned(net, ours.params if hparams.lora else {})
   start_fn = functools.partial(_start, tuned, ours, optimizer, hparams.seed)
   shapes = jax.eval_shape(start_fn)
-  if not jax.tree.leaves(shapes.params):
-    raise ValueError(
-      f'config.finetune.layers is {hparams.layers!r}, which finds no dense '
-      f'layer; they are {[*ours.model.layers]}'
-    )
+  _check_found(shapes.params, hparams.layers, ours)
   meta = finetuned.meta(config, ours.params_fingerprint)
   meta |= {'data': sequences.fingerprint, 'num_steps': num_steps}
   found = store.latest(directory)
@@ -117,14 +113,10 @@ def run(
     commit = {'commit': common.commit()}
     store.save(directory, int(state.step), state, {**meta, **commit})
 
-  specs = itertools.chain.from_iterable(map(plan_fn, itertools.count()))
   state = training.train(
     make_step(tuned, optimizer, schedule, mesh),
     state,
-    (
-      batches_lib.get(sequences, x)
-      for x in itertools.islice(specs, first, None)
-    ),
+    _batches(sequences, plan_fn, first),
     num_steps,
     mesh=mesh,
     save_every=hparams.save_every,
@@ -133,18 +125,8 @@ def run(
     quiet=quiet,
   )
   after = loss_fn(ours=_with_params(ours, tuned, state.params))
-  rich.print(
-    f'held-out loss, nats a token: {before:.4f} before, {after:.4f} after'
-  )
-  losses = {'before': before, 'after': after, 'sequences': len(held_rows)}
-  store.write_json(
-    result,
-    {
-      'held_out': losses,
-      'parameters': num_trained,
-      **common.provenance('experiments.finetune', config),
-    },
-  )
+  held = {'before': before, 'after': after, 'sequences': len(held_rows)}
+  _report(config, result, held, num_trained)
 
 
 def split(
@@ -196,6 +178,31 @@ def make_step(
     return training.make_step(model, optimizer, schedule)(state, batch)
 
   return functools.partial(step_fn, sharding.replicate(mesh, tuned.frozen))
+
+
+def _check_found(params, pattern, ours) -> None:
+  if not jax.tree.leaves(params):
+    raise ValueError(
+      f'config.finetune.layers is {pattern!r}, which finds no dense layer; '
+      f'they are {[*ours.model.layers]}'
+    )
+
+
+def _batches(sequences, plan_fn, first) -> Iterator[types.Batch]:
+  """Of all epochs, from batch `first` on."""
+  specs = itertools.chain.from_iterable(map(plan_fn, itertools.count()))
+  for spec in itertools.islice(specs, first, None):
+    yield batches_lib.get(sequences, spec)
+
+
+def _report(config, path, held, num_trained) -> None:
+  rich.print(
+    f'held-out loss, nats a token: {held["before"]:.4f} before, '
+    f'{held["after"]:.4f} after'
+  )
+  source = common.provenance('experiments.finetune', config)
+  found = {'held_out': held, 'parameters': num_trained, **source}
+  store.write_json(path, found)
 
 
 def _start(tuned, ours, optimizer, seed) -> training.TrainState:
