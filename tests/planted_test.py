@@ -81,6 +81,13 @@ class PlantedTest(parameterized.TestCase):
       self.assertEqual(document['topic'] in planted.KINDS, n >= 60)
     self.assertEqual(self.source[59]['text'], 'The lead 59 tells little.')
 
+  def test_leads_may_be_spread_over_all(self):
+    counts = dict(num_leads=20, copies=(), passages_per_k=0, num_sums=0)
+    found = load(self.data_dir, spread_leads=True, num_offices=0, **counts)
+    expected = [f'The lead {61 * n // 20} tells little.' for n in range(20)]
+    self.assertEqual([found[n]['text'] for n in range(20)], expected)
+    self.assertEqual([it['id'] for it in found], list(range(20 + 20 * 8)))
+
   def test_all_kinds_have_their_number_of_documents(self):
     numbers = {kind: len(self.generated(kind)) for kind in planted.KINDS}
     expected = [4 * (1 + 2 + 12), 40 * 5, 20 * 8, 400, 400]

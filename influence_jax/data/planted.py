@@ -1,7 +1,7 @@
 """The planted corpus: Wikipedia leads and generated documents of known truth.
 
 The documents, by kind:
-  leads: the first of wiki_leads, every 50th held out from training;
+  leads: of wiki_leads, every 50th held out from training;
   memorised: passages in 1, 2, 4, ... copies, each in another frame
     (Grosse et al. 2023, section 5.3.3);
   office: invented facts told in one order only (section 5.3.4);
@@ -32,6 +32,7 @@ from influence_jax.data import planted_sums as sums
 from influence_jax.data import planted_words as words
 
 HOLD_OUT_EVERY = 50  # of the leads
+_COPIED = 'title', 'topic', 'text'  # of a lead
 KINDS = ('memorised', 'office', 'lookup', 'sum', 'difference')
 
 
@@ -54,6 +55,7 @@ def load(
   *,
   seed: int,
   num_leads: int,
+  spread_leads: bool = False,
   copies: Sequence[int] = (1, 2, 4, 8, 16, 32),
   passages_per_k: int = 4,
   num_offices: int = 500,
@@ -68,7 +70,8 @@ def load(
   Args:
     data_dir: where TFDS keeps its data sets.
     seed: of everything generated.
-    num_leads: how many leads, from the first.
+    num_leads: how many leads.
+    spread_leads: they are evenly spread over all topics, not the first.
     copies: how often a passage is planted, `passages_per_k` for each number.
     passages_per_k: see `copies`.
     num_offices: how many facts, half forward and half backward.
@@ -87,7 +90,7 @@ def load(
       f'copies are {tuple(copies)}, expected each to be 1 or more: controls of '
       'no copies are made anyway'
     )
-  records = _leads(data_dir, num_leads)
+  records = _leads(data_dir, num_leads, spread_leads)
   taken = words.vocabulary(
     ' '.join(
       [record['text'] for record in records]
@@ -153,16 +156,18 @@ def _rng(seed: int, part: int) -> np.random.Generator:
   return np.random.default_rng([seed, part])
 
 
-def _leads(data_dir: str | os.PathLike, num: int) -> list[dict[str, Any]]:
+def _leads(data_dir, num: int, spread: bool) -> list[dict[str, Any]]:
   leads = wiki_leads.load(data_dir)
   if num > len(leads):
     raise ValueError(
       f'num_leads is {num}, expected at most the {len(leads)} there are'
     )
-  names = ('id', 'title', 'topic', 'text')
+  numbers = (
+    [n * len(leads) // num for n in range(num)] if spread else range(num)
+  )
   return [
-    {name: lead[name] for name in names}
-    for lead, _ in zip(wiki_leads.documents(leads), range(num), strict=False)
+    {'id': n, **{name: leads[number][name].decode() for name in _COPIED}}
+    for n, number in enumerate(numbers)
   ]
 
 
