@@ -26,10 +26,10 @@ def get_config() -> ml_collections.ConfigDict:
     documents_per_lookup=8,
     num_sums=0,
   )
-  c.fit.update(num_sequences=1300, save_every=20)
+  c.fit.update(num_sequences=1000, save_every=20)
   c.score.update(
     queries='configs/smollm2_queries.jsonl',
-    refine=20,  # documents of a query's top and bottom scored at full rank
+    refine=10,  # of a query's top and bottom are scored again at full rank
     num_top=10,
     save_every=20,
   )
