@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, 1,480 Wikipedia leads and 20 invented facts; 20 queries.
+"""SmolLM2-135M-Instruct, 1,480 leads and 20 invented facts; 20 queries.
 
   python -m experiments.influence --smollm2 --config=configs/smollm2.py \
     --workdir=runs/smollm2
