@@ -23,5 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
   del c.fit.num_sequences
   c.fit.num_sequences = config_dict.placeholder(int)  # all, unless given
   c.score.queries = config_dict.placeholder(str)
+  c.perplexity = dict(num_sequences=24, batch_tokens=1024)
   c.plan = dict(compare=False)  # experiments.influence plans by itself
   return c

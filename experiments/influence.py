@@ -11,14 +11,16 @@ glob (data/files.py), and queries are one object a line (data/queries.py).
 --config.data.source.pattern and --config.score.queries, --config is
 configs/influence.py unless given.
 
-What is asked for is checked first; then the corpus is tokenized, the rest is
-planned (plan.json: bytes and seconds), the curvature fitted, all sequences
-scored, and WORKDIR/report.html written. The checkpoint stays where it is. The
-same command again goes on where it stopped. Sections read: checkpoint, data,
-layers, curvature, fit, damping, score, plan, report, and finetune if there is
-one: then all is of what experiments.finetune left in the workdir.
+What is asked for is checked first; then the corpus is tokenized, its perplexity
+measured (perplexity.json), the rest planned (plan.json: bytes and seconds), the
+curvature fitted, all sequences scored, and WORKDIR/report.html written. The
+checkpoint stays where it is. The same command again goes on where it stopped.
+Sections read: checkpoint, data, perplexity, layers, curvature, fit, damping,
+score, plan, report, and finetune if there is one: then all is of what
+experiments.finetune left in the workdir.
 """
 
+import math
 import os
 import pathlib
 import re
@@ -34,6 +36,7 @@ from experiments import (
   common,
   corpus,
   fit_curvature,
+  held_out,
   plan,
   report,
   score,
@@ -58,6 +61,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
   check(config)
   ours = trained.load(config, workdir)
   for name, stage in {
+    'perplexity': measure,
     'plan': predict,
     'fit its curvature': fit_curvature.run,
     'score all sequences': score.run,
@@ -87,6 +91,28 @@ def check(config: ConfigDict) -> None:
     trained.read_queries(config), tokenizer, config.data.max_len
   )
   corpus.open_source(config.data)
+
+
+def measure(
+  config: ConfigDict, workdir: pathlib.Path, ours: trained.Trained
+) -> None:
+  """Prints the corpus's perplexity and writes perplexity.json, once.
+
+  Weights that were read wrongly, or another tokenizer, show in it.
+  """
+  path = workdir / 'perplexity.json'
+  if path.exists():
+    return
+  section, sequences = config.perplexity, ours.corpus.sequences
+  num = min(section.num_sequences, len(sequences))
+  nats = held_out.loss(ConfigDict({'train': section}), ours, sequences, num)
+  found = {'nats': nats, 'perplexity': math.exp(nats), 'sequences': num}
+  store.write_json(path, {**found, 'commit': common.commit()})
+  rich.print(
+    f'{found["perplexity"]:.4g} ({nats:.3f} nats a token, {num} sequences); of '
+    'plain text in a language that the model knows, more than some hundred '
+    'says that tokenizer and weights do not belong together'
+  )
 
 
 def predict(

@@ -48,6 +48,7 @@ def make_config(root, folder):
   c.data.update(data_dir=str(root / 'index'), max_len=_MAX_LEN, buckets=())
   c.data.source.pattern = str(root / '*.jsonl')
   c.fit.batch_tokens = 256
+  c.perplexity.num_sequences = 1000  # all
   c.score.update(
     queries=str(root / 'queries' / 'q.jsonl'), batch_tokens=256, rank=None,
     query_batch=3, chunk=16, refine=0, num_top=2,
@@ -155,6 +156,24 @@ class InfluenceBinaryTest(absltest.TestCase):
     np.testing.assert_allclose(
       scores_KxN, expected_KxN, rtol=1e-4, atol=1e-5 * abs(expected_KxN).max()
     )
+
+  def test_perplexity_is_that_of_all_tokens_after_the_first(self):
+    config, params = pretrained.load(self.folder)
+    number = {word: i for i, word in enumerate(WORDS)}
+    padded = np.zeros((37, _MAX_LEN + 1), np.int32)
+    real = np.zeros((37, _MAX_LEN), bool)
+    for i, words in enumerate(map(str.split, self.texts)):
+      padded[i, 1 : len(words) + 1] = [number[word] for word in words]
+      real[i, : len(words) + 1] = True  # the border that ends it, too
+    net = decoder.Decoder(config)
+    logits_NxTxV = jax.jit(net.apply)({'params': params}, padded[:, :-1])
+    log_p_NxTxV = jax.nn.log_softmax(logits_NxTxV)
+    log_p_NxT = np.take_along_axis(log_p_NxTxV, padded[:, 1:, None], 2)[..., 0]
+    nats = -log_p_NxT[real]
+    found = store.read_json(self.whole / 'perplexity.json')
+    self.assertEqual(found['sequences'], 37)
+    self.assertAlmostEqual(found['nats'], np.mean(nats), places=4)
+    self.assertAlmostEqual(found['perplexity'], np.exp(np.mean(nats)), places=2)
 
   def test_it_leaves_a_plan_and_a_report_but_no_copy_of_the_weights(self):
     stages = [
