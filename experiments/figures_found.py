@@ -35,7 +35,7 @@ class Ladder(NamedTuple):
 class Study(NamedTuple):
   name: str
   ladder: str
-  chosen: bool  # the config names this ladder for it
+  chosen: bool  # the config names this ladder for it, or it needs none
   folder: pathlib.Path
   title: str
   result: dict
@@ -122,8 +122,9 @@ def _study(folder: pathlib.Path, pairs: list, binaries: dict) -> Study:
   shown = title(name)
   if ladder == VALIDATION and name in binaries:
     shown = f'{name}: {title(binaries[name])}'
+  chosen = ladder == VALIDATION or (name, ladder) in pairs
   return Study(
-    name, ladder, (name, ladder) in pairs, folder, shown,
+    name, ladder, chosen, folder, shown,
     store.read_json(folder / 'result.json'), sorted(folder.glob('*.png')),
   )  # fmt: skip
 

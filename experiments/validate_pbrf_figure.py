@@ -39,6 +39,9 @@ def damping(result: dict) -> figure.Figure:
         **look(i), elinewidth=0.6, label=label,
       )  # fmt: skip
     panel.set(xscale='log', xlabel=_KINDS[kind])
+    shown = sorted({x for key in last if key[0] == kind for x in last[key]})
+    panel.set_xticks(shown, [f'{x:g}' for x in shown])
+    panel.minorticks_off()
   panels[0].set(ylabel='Pearson with the response')
   handles, names = panels[0].get_legend_handles_labels()
   fig.legend(handles, names, loc='outside right upper')

@@ -242,13 +242,15 @@ class FiguresTest(parameterized.TestCase):
 
   def test_what_needs_no_ladder_is_shown_too(self):
     self.write_study('validation', 'pbrf_concrete', [_claim('E1 concrete')])
+    self.write_study('validation', 'pbrf_other', [])  # not in the config
     found = {one['id']: one for one in self.run_it(out=self.out)}
     self.assertEqual(
       found['E1 concrete']['command'], 'run pbrf_concrete validation'
     )
-    self.assertTrue((self.out / 'pbrf_concrete' / 'result.json').exists())
+    for name in ('pbrf_concrete', 'pbrf_other'):
+      self.assertTrue((self.out / name / 'result.json').exists())
     self.assertEqual(
-      self.page().of('h2')[-1]['text'],
+      self.page().of('h2')[-2]['text'],
       'pbrf_concrete: Do estimates agree with the proximal Bregman response? '
       'Fig. 6.',
     )
