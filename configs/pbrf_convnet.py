@@ -12,7 +12,11 @@ from configs import pbrf_fashion_mnist
 def get_config() -> ml_collections.ConfigDict:
   c = pbrf_fashion_mnist.get_config()
   c.model = dict(
-    name='convnet', channels=(8, 16), num_outputs=10, dtype='float64'
+    name='convnet',
+    channels=(8, 16),
+    activation='tanh',
+    num_outputs=10,
+    dtype='float64',
   )
   c.validation.update(
     task='FashionMNIST, convolutions',

@@ -133,20 +133,26 @@ def _dense(factors, end=''):
 
 
 class ConvNetTest(parameterized.TestCase):
-  @parameterized.parameters(((12, 12, 1),), ((8, 8, 3),), ((7, 5, 2),))
-  def test_its_layers_are_flax_convolutions_of_the_same_kernels(self, shape):
+  @parameterized.parameters(
+    ((12, 12, 1), 'relu'), ((8, 8, 3), 'tanh'), ((7, 5, 2), 'relu')
+  )
+  def test_its_layers_are_flax_convolutions_of_the_same_kernels(
+    self, shape, activation
+  ):
     class Convolutions(nn.Module):
       @nn.compact
       def __call__(self, h):
         for i, width in enumerate((4, 5)):
           conv = nn.Conv(width, (3, 3), name=f'conv_{i}', param_dtype=float)
-          h = nn.avg_pool(nn.relu(conv(h)), (2, 2), strides=(2, 2))
+          h = getattr(nn, activation)(conv(h))
+          h = nn.avg_pool(h, (2, 2), strides=(2, 2))
         dense = nn.Dense(10, name='head', param_dtype=float)
         return dense(h.reshape(len(h), -1))
 
     net = models.make(
-      'convnet', channels=[4, 5], num_outputs=10, dtype='float64'
-    )
+      'convnet', channels=[4, 5], num_outputs=10, dtype='float64',
+      activation=activation,
+    )  # fmt: skip
     x = np.random.default_rng(0).normal(size=(2, *shape))
     params = net.init(jax.random.key(0), x)['params']
     params = jax.tree.map(lambda p: p + 0.1, params)

@@ -6,19 +6,22 @@ a flax kernel [3, 3, C, O], and K-FAC is that of Grosse & Martens 2016 (arXiv
 1602.01407): a layer's gradient is the sum over places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from influence_jax.models import mlp
+
 _SIDE = 3  # of a patch
 
 
 class ConvNet(nn.Module):
-  """`conv_0`, `conv_1`, ..., each with relu and 2x2 mean pooling; `head`."""
+  """`conv_0`, `conv_1`, ..., each activated and 2x2 mean pooling; `head`."""
 
   channels: tuple[int, ...]
+  activation: Callable[[jax.Array], jax.Array]
   num_outputs: int
   dtype: str  # of the computation
 
@@ -29,20 +32,24 @@ class ConvNet(nn.Module):
     h = x_BxHxWxC
     for i, width in enumerate(self.channels):
       h = nn.Dense(width, name=f'conv_{i}', **dtypes)(patches(h))
-      h = nn.avg_pool(jax.nn.relu(h), (2, 2), strides=(2, 2))
+      h = nn.avg_pool(self.activation(h), (2, 2), (2, 2))
     h = h.reshape(len(h), -1)
     return nn.Dense(self.num_outputs, name='head', **dtypes)(h)
 
 
 def make(
-  channels: Sequence[int], num_outputs: int, dtype: str = 'float32'
+  channels: Sequence[int],
+  num_outputs: int,
+  activation: str = 'relu',
+  dtype: str = 'float32',
 ) -> nn.Module:
   """A network from images [B, H, W, C] to outputs [B, num_outputs].
 
   Args:
     channels: of each convolution; after each, H and W are halved.
   """
-  return ConvNet(tuple(channels), num_outputs, dtype)
+  fn = mlp.activation_fn(activation)
+  return ConvNet(tuple(channels), fn, num_outputs, dtype)
 
 
 def patches(x_BxHxWxC: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """A multilayer perceptron for regression and classification."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -9,11 +9,19 @@ import jax.numpy as jnp
 _ACTIVATIONS = {'tanh': jnp.tanh, 'relu': jax.nn.relu}
 
 
+def activation_fn(name: str) -> Callable[[jax.Array], jax.Array]:
+  """ValueError if there is none of that name."""
+  if name not in _ACTIVATIONS:
+    valid = list(_ACTIVATIONS)
+    raise ValueError(f'activation is {name!r}; there are {valid}')
+  return _ACTIVATIONS[name]
+
+
 class MLP(nn.Module):
   """Dense layers `dense_0`, `dense_1`, ...; the last one gives the outputs."""
 
   widths: tuple[int, ...]  # hidden
-  activation: str
+  activation: Callable[[jax.Array], jax.Array]
   num_outputs: int
   dtype: str  # of the computation
 
@@ -23,7 +31,7 @@ class MLP(nn.Module):
     h = x.reshape(len(x), -1) if x.ndim == 4 else x
     for i, width in enumerate((*self.widths, self.num_outputs)):
       if i:
-        h = _ACTIVATIONS[self.activation](h)
+        h = self.activation(h)
       h = nn.Dense(
         width, dtype=self.dtype, param_dtype=param_dtype, name=f'dense_{i}'
       )(h)
@@ -37,7 +45,4 @@ def make(
   dtype: str = 'float32',
 ) -> nn.Module:
   """An MLP from [B, I] or images [B, H, W, C] to outputs [B, num_outputs]."""
-  if activation not in _ACTIVATIONS:
-    valid = list(_ACTIVATIONS)
-    raise ValueError(f'activation is {activation!r}; there are {valid}')
-  return MLP(tuple(widths), activation, num_outputs, dtype)
+  return MLP(tuple(widths), activation_fn(activation), num_outputs, dtype)
