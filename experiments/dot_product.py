@@ -179,9 +179,8 @@ def _with_keywords(found: scored.Scored, rung) -> scored.Scored:
 
 def _count(rung, sequences, found, scores, num_top) -> list[dict]:
   tokenizer = tokenizer_lib.load(rung.workdir / 'tokenizer.json')
-  rows = map(sequences.row, found.numbers.tolist())
-  end = sequences.tokens[0]
-  texts = [tokenizer_lib.decode(tokenizer, row[row != end]) for row in rows]
+  rows = map(sequences.text_tokens, found.numbers.tolist())
+  texts = [tokenizer_lib.decode(tokenizer, row) for row in rows]
   tops = {name: candidates.top([x], num_top) for name, x in scores.items()}
   order_KxC = scored.filtered_order('bm25', rung, sequences, found)
   tops['bm25'] = order_KxC[:, :num_top]

@@ -11,7 +11,7 @@ over a row is exactly what sequences at random would have.
   topic       1 if the document's topic is the query's label 'topic'
   similarity  cosine of two sentence embeddings, influence_jax.data.encoder
 
-`END`, with which sequences begin and end, is no token here.
+The borders, with which sequences begin and end, are no tokens here.
 """
 
 import functools
@@ -46,10 +46,10 @@ def tokens(
     sequences.tokens, sequences.records[np.asarray(numbers)], sequences.info
   )
   bm25_KxC = np.hstack(list(candidates.bm25(scanned, queries)))
-  end, vocab_size = sequences.tokens[0], sequences.info['vocab_size']
+  borders, vocab_size = sequences.borders, sequences.info['vocab_size']
   rows = [scanned.row(n) for n in range(len(scanned))]
-  sets_CxV = _sets(rows, end, vocab_size)
-  sets_KxV = _sets(queries, end, vocab_size)
+  sets_CxV = _sets(rows, borders, vocab_size)
+  sets_KxV = _sets(queries, borders, vocab_size)
   return {
     'overlap': jaccard(sets_KxV, sets_CxV, np.ones(vocab_size)),
     'weighted': jaccard(sets_KxV, sets_CxV, idf(sets_CxV)),
@@ -151,11 +151,11 @@ def cosines(
   return np.einsum('kd,kmd->km', query_KxD, sequence_KxMxD)
 
 
-def _sets(rows, end: int, vocab_size: int) -> sparse.csr_array:
-  """1 where a row has the token, [rows, V]; `end` is in none."""
+def _sets(rows, borders: list[int], vocab_size: int) -> sparse.csr_array:
+  """1 where a row has the token, [rows, V]; borders are in none."""
   tokens = np.concatenate([np.asarray(row, np.int64) for row in rows])
   places = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-  kept = tokens != end
+  kept = ~np.isin(tokens, borders)
   sets = sparse.csr_array(
     (np.ones(kept.sum()), (places[kept], tokens[kept])),
     shape=(len(rows), vocab_size),

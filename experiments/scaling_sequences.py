@@ -153,7 +153,7 @@ def pieces(
   return [
     (tokenizer_lib.decode(made.tokenizer, tokens), is_shared)
     for is_shared, tokens in itertools.groupby(
-      scaling_tops.tokens(made, n), lambda token: int(token) in shared
+      made.sequences.text_tokens(n), lambda token: int(token) in shared
     )
   ]
 

@@ -111,12 +111,6 @@ def top(rung: ladder.Rung, made: corpus.Corpus, num_top: int) -> Top:
   )
 
 
-def tokens(made: corpus.Corpus, n: int) -> np.ndarray:
-  """Those of sequence n, without `END`."""
-  row, end = made.sequences.row(n), made.sequences.tokens[0]
-  return row[row != end]
-
-
 def _of_scanned(made, queries, scanned, folder) -> dict[str, np.ndarray]:
   """All that needs no embeddings, {measure: [K, C]}."""
   asked = scored.tokens(made.tokenizer, queries)
@@ -160,7 +154,7 @@ def _similarity(
   }
 
   def text(n: int) -> str:
-    return tokenizer_lib.decode(made.tokenizer, tokens(made, n))
+    return tokenizer_lib.decode(made.tokenizer, made.sequences.text_tokens(n))
 
   def find() -> dict:
     found_KxM = measures.cosines(embed_fn, texts, text, numbers_KxM)

@@ -160,6 +160,6 @@ def tokens(
   tokenizer: tokenizers.Tokenizer, queries: list[queries_lib.Query]
 ) -> list[list[int]]:
   """Of prompt and completion as the model is given them, without borders."""
-  begin = tokenizer_lib.borders(tokenizer).begin
+  borders = tokenizer_lib.borders(tokenizer)
   pairs = queries_lib.tokens(queries, tokenizer)
-  return [[x for x in prompt if x != begin] + rest for prompt, rest in pairs]
+  return [[x for x in prompt if x not in borders] + rest for prompt, rest in pairs]

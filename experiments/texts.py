@@ -1,9 +1,10 @@
 """Scores of texts that are in no corpus, at full rank.
 
-A text becomes what a document of the corpus does, [END] + tokens + [END], cut
-into chunks if it is longer than the model's context; its score is the sum of
-theirs. Sign and scale are as in influence_jax.types: score / N is how much more
-likely one copy of the text among N training sequences would make a completion.
+A text becomes what a document of the corpus does, [begin] + tokens + [end],
+cut into chunks if it is longer than the model's context; its score is the sum
+of theirs. Sign and scale are as in influence_jax.types: score / N is how much
+more likely one copy of the text among N training sequences would make a
+completion.
 
   ours, factors = texts.load(rung)
   scores_KxC = texts.scores(rung.config, ours, factors, queries, ['A text.'])

@@ -11,6 +11,7 @@ keep. A stack (scan) is made of zeros once and filled in place.
 
 import dataclasses
 import functools
+import math
 import os
 import re
 from collections.abc import Callable
@@ -122,7 +123,9 @@ def _params(
   put: Callable[[np.ndarray], jax.Array],
 ) -> types.PyTree:
   flat: dict[str, Any] = {}
-  for path, source in sources.items():
+  # The largest first: what is read and put at once is small once much is held.
+  for path in sorted(sources, key=lambda path: -_size(sources[path])):
+    source = sources[path]
     x = source.read(*(found[name].read() for name in source.names))
     x = x.astype(config.dtype, copy=False)
     block = re.fullmatch(r'blocks_(\d+)/(.*)', path)
@@ -131,9 +134,14 @@ def _params(
       continue
     stack = f'blocks/{block[2]}'
     if stack not in flat:
-      flat[stack] = put(np.zeros((config.num_layers, *x.shape), x.dtype))
+      shape = (config.num_layers, *x.shape)
+      flat[stack] = put(np.broadcast_to(np.zeros((), x.dtype), shape))
     flat[stack] = _fill(flat[stack], x, int(block[1]))
   return traverse_util.unflatten_dict(flat, sep='/')
+
+
+def _size(source: tensors.Source) -> int:
+  return len(source.names) * math.prod(source.shape)
 
 
 @functools.partial(jax.jit, donate_argnums=0)  # in place, sharded as it was

@@ -11,14 +11,15 @@ VOCAB = 40
 END = 0
 
 
-def corpus(documents, end=END):
+def corpus(documents, begin=END, end=END):
   """Sequences of the documents, lists of tokens, as `build` lays them out."""
-  rows = [[end, *document, end] for document in documents]
+  rows = [[begin, *document, end] for document in documents]
   records = np.zeros(len(rows), sequences_lib.RECORD)
   records['size'] = [len(row) for row in rows]
   records['start'] = np.cumsum(records['size']) - records['size']
   tokens = np.concatenate(rows).astype(np.uint16)
-  return sequences_lib.Sequences(tokens, records, {'vocab_size': VOCAB})
+  info = {'vocab_size': VOCAB, 'borders': [begin, end]}
+  return sequences_lib.Sequences(tokens, records, info)
 
 
 def random_documents(num=60, seed=0):
@@ -60,9 +61,9 @@ RTOL = {'tf_idf': 1e-12, 'bm25': 1e-6}  # bm25s is float32
 QUERIES = ([3, 1, 4, 1, 5], [9], [VOCAB - 1, 2], list(range(1, 20)))
 
 
-def scores(method, documents, queries, end=END):
+def scores(method, documents, queries, *borders):
   score_fn = getattr(candidates, method)
-  return np.hstack(list(score_fn(corpus(documents, end), queries)))
+  return np.hstack(list(score_fn(corpus(documents, *borders), queries)))
 
 
 def brute_top(scores_N, per_query):
@@ -135,12 +136,13 @@ class CandidatesTest(parameterized.TestCase):
     np.testing.assert_array_equal(got, whole)
 
   @parameterized.parameters(*METHODS)
-  def test_end_of_document_is_no_token(self, method):
+  def test_borders_are_no_tokens(self, method):
     documents = random_documents()
     plain, ended = scores(method, documents, [[3, 4], [0, 3, 0, 4]])
     np.testing.assert_array_equal(ended, plain)
-    other_end = scores(method, documents, [[3, 4, 38]], end=38)
-    np.testing.assert_array_equal(other_end, [plain])
+    for borders in (38, 38), (38, 39), (39, 38), (0, 38), (38, 0):
+      got = scores(method, documents, [[3, 4], [*borders, 3, 4]], *borders)
+      np.testing.assert_array_equal(got, [plain, plain])
 
   @parameterized.parameters(*METHODS)
   def test_queries_do_not_change_one_another(self, method):

@@ -82,6 +82,14 @@ class ChatTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'tokenizer_config.json is no JSON'):
       chat.template(self.folder)
 
+  def test_a_template_that_is_not_utf_8_is_a_value_error(self):
+    path = self.folder / 'chat_template.jinja'
+    path.write_bytes(b'Caf\xe9 {{ messages[0].content }}')
+    message = 'chat_template.jinja is not UTF-8: .*0xe9 .*save it as UTF-8'
+    for read in chat.template, chat.template_if_any:
+      with self.assertRaisesRegex(ValueError, message):
+        read(self.folder)
+
   def test_a_broken_template_is_a_value_error(self):
     with self.assertRaisesRegex(ValueError, 'template in .* is broken'):
       chat.template(self.config('{% for m in messages %}'))

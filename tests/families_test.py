@@ -3,12 +3,16 @@ import functools
 import json
 import math
 import pathlib
+import shutil
+import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from experiments import families as binary
 from influence_jax import pretrained
 from influence_jax.models import decoder, families, rope
 
@@ -162,6 +166,51 @@ class ParityTest(parameterized.TestCase):
     for t in range(_PROMPT, tokens.shape[1]):
       found[:, t] = _logits_fn(name)(found)[:, t - 1].argmax(-1)
     np.testing.assert_array_equal(found, tokens)
+
+
+class ResultTest(absltest.TestCase):
+  def test_the_binary_finds_a_logit_and_a_token_that_differ(self):
+    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    shutil.copy(_FOLDER / 'versions.json', root)
+    for name in 'logit', 'token':
+      shutil.copytree(_FOLDER / 'llama_linear', root / name)
+    tokens, logits = _expected('llama_linear')
+    one = np.zeros_like(logits)
+    one[1, 3, 5] = 0.25
+    np.savez(
+      root / 'logit' / 'expected.npz', tokens=tokens, logits=logits + one
+    )
+    other = tokens.copy()
+    other[1, -1] = (other[1, -1] + 1) % 61
+    np.savez(root / 'token' / 'expected.npz', tokens=other, logits=logits)
+    self.enterContext(mock.patch.object(binary, 'FOLDER', root))
+    binary.run(root / 'workdir')
+    result = json.loads((root / 'workdir' / 'families.json').read_text())
+    self.assertEqual(result['made_with']['transformers'], '5.24.0')
+    logit, token = result['cases']
+    self.assertEqual((logit['case'], logit['model_type']), ('logit', 'llama'))
+    self.assertTrue(logit['same_greedy_tokens'])
+    self.assertFalse(token['same_greedy_tokens'])
+    self.assertEqual([*logit['largest_difference']], ['float32', 'float64'])
+    for difference in logit['largest_difference'].values():
+      self.assertAlmostEqual(difference, 0.25, delta=1e-4)
+    wide = token['largest_difference']['float64']
+    self.assertGreater(wide, 0.01)
+
+  def test_every_checkpoint_has_a_small_figure_in_results_and_docs(self):
+    root = _FOLDER.parents[1]
+    result = json.loads((root / 'results' / 'families.json').read_text())
+    found = {case['case']: case for case in result['cases']}
+    self.assertEqual(sorted(found), _CASES)
+    docs = (root / 'docs' / 'pretrained.md').read_text()
+    for name, case in found.items():
+      self.assertEqual(case['model_type'], _json(name)['model_type'])
+      self.assertTrue(case['same_greedy_tokens'], name)
+      for dtype, difference in case['largest_difference'].items():
+        self.assertLess(difference, 1e-4, (name, dtype))
+      figure = f'{case["largest_difference"]["float32"]:.1e}'
+      row = rf'\| `{case["model_type"]}` \| `{name}` \|.*\| {figure} \|'
+      self.assertRegex(docs, row)
 
 
 class ConfigTest(parameterized.TestCase):

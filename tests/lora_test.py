@@ -20,6 +20,8 @@ _ADAPTED = {  # I, O, in the order of the model
   'attn/q': (8, 8), 'mlp/up': (8, 10), 'mlp/down': (10, 8), 'lm_head': (8, 7),
 }  # fmt: skip
 _PAIRS = r'/lora_[ab]$'
+_EXPERTS = dict(num_experts=3, num_routed=2)
+_IN_EXPERTS = lora.Lora(rank=2, alpha=5.0, layers=r'/(router|experts/\w+)$')
 
 
 def setUpModule():
@@ -50,13 +52,24 @@ def _apply(scan, has_lora):
   return jax.jit(lambda params, tokens: net.apply({'params': params}, tokens))
 
 
-def _model(scan, pattern):
-  net, tokens = _net(scan), jax.ShapeDtypeStruct((2, 8), int)
+def _experts_net(has_lora=True):
+  """Two blocks as a stack, their MLPs three experts; A and B in these."""
+  return decoder.make(
+    **_SIZES, **_EXPERTS, num_layers=2, scan=True, remat=True, dtype='float64',
+    lora=_IN_EXPERTS if has_lora else None,
+  )  # fmt: skip
 
+
+def _model(scan, pattern):
+  return _model_of(_net(scan), _params(scan), pattern)
+
+
+def _model_of(net, params, pattern):
   def apply_fn(params, inputs):
     return net.apply({'params': params}, inputs)
 
-  found = taps.find_layers(apply_fn, _params(scan), tokens, pattern)
+  tokens = jax.ShapeDtypeStruct((2, 8), int)
+  found = taps.find_layers(apply_fn, params, tokens, pattern)
   loss = losses.softmax_cross_entropy
   return types.Model(apply_fn, loss, found.layers)
 
@@ -171,14 +184,8 @@ class DecoderTest(parameterized.TestCase):
   @parameterized.parameters(False, True)
   def test_while_b_is_zero_the_logits_are_those_without_to_the_bit(self, scan):
     params, tokens = _params(scan), testing.batch(3).inputs
-    flat = traverse_util.flatten_dict(params, sep='/')
-    zero = {
-      path: 0 * x if path.endswith('lora_b/kernel') else x
-      for path, x in flat.items()
-    }
-    zero = traverse_util.unflatten_dict(zero, sep='/')
     wanted = _apply(scan, False)(_without(params), tokens)
-    found = _apply(scan, True)(zero, tokens)
+    found = _apply(scan, True)(_with_b_zero(params), tokens)
     np.testing.assert_array_equal(found, wanted)
     moved = _apply(scan, True)(params, tokens)
     self.assertGreater(np.abs(moved - wanted).max(), 0.1)
@@ -209,6 +216,96 @@ class DecoderTest(parameterized.TestCase):
     jax.tree.map(np.testing.assert_array_equal, lora.only(joined), halves)
     again = lora.join(_without(params), others)
     jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+class ExpertsTest(absltest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    tokens = jax.ShapeDtypeStruct((1, 8), int)
+    _, cls.params = testing.model_of(_experts_net(), tokens)
+    cls.model = _model_of(_experts_net(), cls.params, _PAIRS)
+    cls.batch = testing.batch(4)
+    cls.without = staticmethod(jax.jit(_experts_net(has_lora=False).apply))
+    cls.adapted = staticmethod(jax.jit(_experts_net().apply))
+
+  def test_of_each_expert_a_and_b_are_a_layer_each(self):
+    sizes = dict(gate=(8, 10), up=(8, 10), down=(10, 8))
+    sizes = {f'experts/{name}': size for name, size in sizes.items()}
+    wanted = []
+    for name, (num_in, num_out) in {'router': (8, 3), **sizes}.items():
+      path, stack = f'blocks/mlp/{name}', (2,) if name == 'router' else (2, 3)
+      wanted.append((f'{path}/lora_a', num_in, 2, False, stack))
+      wanted.append((f'{path}/lora_b', 2, num_out, False, stack))
+    self.assertEqual([tuple(x) for x in self.model.layers.values()], wanted)
+
+  def test_the_model_starts_as_the_one_without_to_the_bit(self):
+    net, tokens = _experts_net(), self.batch.inputs
+
+    def start(rng):
+      params = net.init(rng, tokens)['params']
+      return lora.only(params)['blocks']['mlp']['experts']['up']
+
+    up = jax.jit(start)(jax.random.key(0))
+    A_6xIxR = np.reshape(up['lora_a']['kernel'], (6, 8, 2))
+    self.assertLen(np.unique(A_6xIxR), A_6xIxR.size)  # each expert its own
+    self.assertFalse(np.any(up['lora_b']['kernel']))
+    plain = self.without({'params': _without(self.params)}, tokens)
+    started = self.adapted({'params': _with_b_zero(self.params)}, tokens)
+    np.testing.assert_array_equal(started, plain)
+
+  def test_gradients_by_taps_are_those_of_autodiff(self):
+    wanted = testing.loop_gradients(self.model, self.params, self.batch)
+    layer_gradients = functools.partial(gradients.layer_gradients, self.model)
+    found = jax.jit(layer_gradients)(self.params, self.batch)
+    found = testing.split_stacks(self.model, found)
+    self.assertEqual(found.keys(), wanted.keys())
+    self.assertLen(wanted, 2 * 2 * (3 * 3 + 1))
+    for name, g_NxIxO in wanted.items():
+      self.assertGreater(np.abs(g_NxIxO).max(), 0, name)
+      testing.assert_near(self, found[name], g_NxIxO, what=name)
+
+  def test_a_and_b_of_an_expert_see_the_positions_that_are_routed_to_it(self):
+    def loss_fn(params):
+      outputs = self.model.apply_fn(params, self.batch.inputs)
+      return outputs.sum(), None
+
+    def rule(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+      del a_BxTxI, ds_BxTxO, factors
+      return {'num': mask_BxT.sum()}
+
+    layers, mask_BxT = self.model.layers, jnp.asarray(self.batch.mask, float)
+    slots = taps.zeros(layers, lambda _: {'num': jnp.zeros(())})
+    stats, _ = jax.jit(
+      lambda params: taps.layer_stats(
+        loss_fn, params, layers, rule, slots, {}, mask_BxT
+      )
+    )(self.params)
+    for path, layer in layers.items():
+      num = np.asarray(stats[path]['num'])
+      self.assertEqual(num.shape, layer.stack)
+      times = _EXPERTS['num_routed'] if '/experts/' in path else 1
+      for num_of_block in num.reshape(2, -1).sum(-1):
+        self.assertEqual(num_of_block, times * mask_BxT.sum(), path)
+
+  def test_merged_into_the_weights_the_logits_are_the_same(self):
+    tokens = self.batch.inputs
+    merged = lora.merge(self.params, _IN_EXPERTS)
+    self.assertEqual(_shapes(merged), _shapes(_without(self.params)))
+    found = self.without({'params': merged}, tokens)
+    wanted = self.adapted({'params': self.params}, tokens)
+    testing.assert_near(self, found, wanted)
+    unmerged = self.without({'params': _without(self.params)}, tokens)
+    self.assertGreater(np.abs(unmerged - wanted).max(), 0.1)
+
+
+def _with_b_zero(params):
+  flat = traverse_util.flatten_dict(params, sep='/')
+  zero = {
+    path: 0 * x if path.endswith('lora_b/kernel') else x
+    for path, x in flat.items()
+  }
+  return traverse_util.unflatten_dict(zero, sep='/')
 
 
 def _without(params):

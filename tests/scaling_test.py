@@ -27,6 +27,7 @@ from experiments import (
 )
 from influence_jax import store
 from influence_jax.data import encoder, queries
+from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 from influence_jax.report import figures
 
@@ -140,6 +141,20 @@ class MeasuresTest(ScalingCase):
           found['weighted'][k, c], weight(both) / weight(either), delta=1e-9
         )
     self.assertGreater(np.abs(found['weighted'] - found['overlap']).max(), 0.02)
+
+  def test_the_token_that_ends_is_none_where_another_begins(self):
+    made, numbers = self.made.sequences, [1, 4, 5, 30, 59]
+    end = made.info['vocab_size']
+    info = {**made.info, 'borders': [0, end], 'vocab_size': end + 1}
+    tokens = made.tokens.copy()
+    lasts = made.records['start'] + made.records['size'] - 1
+    tokens[lasts[tokens[lasts] == 0]] = end
+    ended = sequences_lib.Sequences(tokens, made.records, info)
+    asked = [[*tokens, end] for tokens in self.tokens]
+    got = scaling_measures.tokens(ended, numbers, asked)
+    wanted = scaling_measures.tokens(made, numbers, self.tokens)
+    for name, wanted_KxC in wanted.items():
+      np.testing.assert_array_equal(got[name], wanted_KxC, name)
 
   def test_bm25_takes_its_idf_and_lengths_from_the_scanned_alone(self):
     numbers = np.array([1, 4, 5, 30, 59])

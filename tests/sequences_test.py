@@ -78,6 +78,21 @@ class SequencesTest(parameterized.TestCase):
     tokens = tokenizer_lib.encode(tokenizer, [docs[2]['text']])[0]
     self.assertEqual(joined, [*tokens, 1])
     self.assertNoCommonElements(tokens, [0, 1])
+    self.assertEqual(built.borders, [0, 1])
+    words = sum((built.text_tokens(n).tolist() for n in order[1:]), [])
+    self.assertEqual(words, tokens)
+
+  def test_of_a_folder_that_names_no_borders_the_first_token_is_both(self):
+    self.build(documents([3]))
+    path = self.directory / 'sequences.json'
+    info = json.loads(path.read_text())
+    self.assertEqual(info.pop('borders'), [0, 0])
+    path.write_text(json.dumps(info))
+    opened = sequences.open(self.directory)
+    self.assertEqual(opened.borders, [0])
+    self.assertEqual(
+      opened.text_tokens(0).tolist(), opened.row(0)[1:-1].tolist()
+    )
 
   def test_a_document_that_just_fits_is_not_cut(self):
     built = self.build(documents([MAX_LEN - 1, MAX_LEN]))

@@ -16,7 +16,8 @@ n of the C sequences have t. How it departs from the text:
 BM25 is bm25s's `lucene` variant, k1 = 1.5 and b = 0.75: the same IDF times
 f / (f + k1 (1 - b + b |D| / mean |D|)), f times t among the |D| tokens of D.
 
-A document is a sequence; `END`, with which every row begins, is no token.
+A document is a sequence; what begins and ends its row is no token, nor is it
+one of a query.
 TF-IDF reads the corpus twice, a chunk at a time. bm25s keeps an index of it: 8
 bytes for each sequence and distinct token of its that a query has, 8 more a
 sequence; several times that while building.
@@ -117,11 +118,11 @@ def top(scores: Iterable[np.ndarray], per_query: int) -> np.ndarray:
 def _columns(sequences, queries) -> tuple[np.ndarray, np.ndarray]:
   """Each token's column, [V], and how often each query has it, [U, K].
 
-  The column is U if no query has the token, and -1 for `END`.
+  The column is U if no query has the token, and -1 for borders of rows.
   """
-  vocab_size, end = sequences.info['vocab_size'], sequences.tokens[0]
+  vocab_size, borders = sequences.info['vocab_size'], sequences.borders
   asked = [np.asarray(query, np.int64) for query in queries]
-  asked = [tokens[tokens != end] for tokens in asked]
+  asked = [tokens[~np.isin(tokens, borders)] for tokens in asked]
   for k, tokens in enumerate(asked):
     if not len(tokens) or tokens.min() < 0 or tokens.max() >= vocab_size:
       raise ValueError(
@@ -131,7 +132,7 @@ def _columns(sequences, queries) -> tuple[np.ndarray, np.ndarray]:
   asked_U = np.unique(np.concatenate(asked))
   columns_V = np.full(vocab_size, len(asked_U))
   columns_V[asked_U] = np.arange(len(asked_U))
-  columns_V[end] = -1
+  columns_V[borders] = -1
   counts = [np.bincount(columns_V[t], minlength=len(asked_U)) for t in asked]
   return columns_V, np.stack(counts, axis=1).astype(np.float64)
 

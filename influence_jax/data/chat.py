@@ -49,7 +49,7 @@ def template(folder: str | os.PathLike[str]) -> Template:
   """The chat template in a checkpoint's folder, as `compiled`.
 
   Reads chat_template.jinja or tokenizer_config.json; ValueError if there is
-  none.
+  none, or one that is not UTF-8.
   """
   folder = pathlib.Path(folder)
   special = pretrained_tokenizer.special_tokens(folder)
@@ -144,7 +144,12 @@ def check(messages: Any) -> None:
 def _source(folder: pathlib.Path) -> str:
   path = folder / _FILE
   if path.is_file():
-    return path.read_text(encoding='utf-8')
+    try:
+      return path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f'{path} is not UTF-8: {error}; fetch it again, or save it as UTF-8'
+      ) from error
   path = folder / 'tokenizer_config.json'
   found = pretrained_tokenizer.read_json(path).get('chat_template')
   if isinstance(found, list):  # some have one more for tools

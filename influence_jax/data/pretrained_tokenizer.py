@@ -123,5 +123,6 @@ def _check_size(tokenizer, folder) -> None:
   if size is not None and last >= size:
     raise ValueError(
       f'{token!r} in {folder}/tokenizer.json is token {last}, expected less '
-      f'than {size}, the vocab_size of config.json: they are of two models'
+      f'than {size}, the vocab_size of config.json: they are of two models, '
+      'take both files from one'
     )

@@ -66,10 +66,24 @@ class Sequences:
     """sha256 of tokens and records, hexadecimal."""
     return self.info['fingerprint']
 
+  @property
+  def borders(self) -> list[int]:
+    """The tokens that begin and end rows, and that no text has.
+
+    Folders from before they were kept name none: then the first token, both
+    borders of every tokenizer of `train`.
+    """
+    return self.info.get('borders', [int(self.tokens[0])])
+
   def row(self, n: int) -> np.ndarray:
     """The tokens of sequence n, [T + 1]."""
     record = self.records[n]
     return self.tokens[record['start'] : record['start'] + record['size']]
+
+  def text_tokens(self, n: int) -> np.ndarray:
+    """The row without its borders."""
+    row = self.row(n)
+    return row[~np.isin(row, self.borders)]
 
 
 def build(
@@ -106,6 +120,7 @@ def build(
     'fingerprint': _fingerprint(tokens, records),
     'tokenizer': hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
     'vocab_size': tokenizer.get_vocab_size(),
+    'borders': tokenizer_lib.borders(tokenizer),
     'buckets': lengths,
     **counts,
   }
