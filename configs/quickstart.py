@@ -5,6 +5,7 @@
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -40,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     save_every=500,
   )
   c.layers = r'/mlp/'
+  c.plain = config_dict.placeholder(str)  # r'emb|norm': see docs/pretrained.md
   c.curvature = dict(name='ekfac', eigh='float64')
   c.fit = dict(
     targets='model',

@@ -16,7 +16,7 @@ import tqdm
 from ml_collections import ConfigDict
 
 from experiments import solve, trained
-from influence_jax import attribution, contraction, topk, types
+from influence_jax import attribution, contraction, plain, topk, types
 from influence_jax.data import batches as batches_lib
 
 
@@ -112,11 +112,23 @@ def _exact(config, ours, details, query, numbers) -> dict:
 
 
 def _details(model, params, query, batch):
-  """Scores of one query by position [B, T] and by layer [B, layers]."""
+  """Scores of one query by position [B, T] and by layer [B, layers].
+
+  The first are of the dense layers, the second of plain ones, too.
+  """
+  dense, others = plain.split(model.layers)
   by_path = contraction.tokenwise_by_layer(model, params, query, batch)
-  by_layer = attribution.by_layer(by_path, model.layers)
+  by_layer = attribution.by_layer(by_path, dense)
   scores_BxLxT = jnp.stack([*by_layer.values()], 1)[..., 0]
-  return scores_BxLxT.sum(1), scores_BxLxT.sum(2)
+  if not others:
+    return scores_BxLxT.sum(1), scores_BxLxT.sum(2)
+  found = dict(zip(by_layer, scores_BxLxT.sum(2).T, strict=True))
+  rest = model._replace(layers=others)
+  by_path = contraction.pairwise(rest, params, query, batch)
+  for name, scores_Bx1 in attribution.by_layer(by_path, others).items():
+    found[name] = scores_Bx1[:, 0]
+  names = attribution.layer_names(model.layers)
+  return scores_BxLxT.sum(1), jnp.stack([found[name] for name in names], 1)
 
 
 def _precision(float64: bool):

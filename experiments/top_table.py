@@ -20,7 +20,8 @@ def rows(
   """Rows for influence_jax.report: those of `tops` that have token scores.
 
   Token scores are by position: what is read there, the token before the one
-  that is predicted (Sec. 3.3). They, and layer scores, add up to the score.
+  that is predicted (Sec. 3.3). They, and layer scores, add up to the score, but
+  plain layers (config.plain) are in layer scores alone.
   """
   return [
     {

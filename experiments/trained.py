@@ -22,6 +22,7 @@ from influence_jax import (
   checkpoint,
   losses,
   models,
+  plain,
   pretrained,
   store,
   taps,
@@ -58,10 +59,16 @@ def load(config: ConfigDict, workdir: str | os.PathLike) -> Trained:
 def describe(
   config: ConfigDict, params: types.PyTree
 ) -> tuple[types.Model, taps.Found]:
-  """The model and its layers; `params` are arrays or their shapes."""
+  """The model and its layers, plain ones (config.plain) after the dense.
+
+  `params` are arrays or their shapes.
+  """
   apply_fn = _apply_fn(network(config))
   inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
   found = taps.find_layers(apply_fn, params, inputs, config.layers)
+  if config.plain is not None:
+    more = plain.find(apply_fn, params, inputs, config.plain)
+    found = found._replace(layers=found.layers | more)
   model = types.Model(apply_fn, losses.softmax_cross_entropy, found.layers)
   return model, found
 

@@ -13,7 +13,8 @@ and there are two roads from a sequence's tokens to its K scores:
   gradient is formed, and scores by position come for nothing.
 
 Both give the same numbers. Memory is a batch's or a block of queries' share of
-ONE layer: never (queries + batch) x model. Functions are pure and not jitted.
+ONE layer: never (queries + batch) x model. Layers without tokens (`plain`) take
+the first road. Functions are pure and not jitted.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from influence_jax import attribution, gradients, types
+from influence_jax import attribution, gradients, plain, types
 
 Queries = dict[str, types.Factors]
 _GROUP = 2**22  # numbers of gradients formed at once: 16 MiB stay in a cache
@@ -116,8 +117,9 @@ def pairwise(
     return {'scores': fn(a_BxTxI, ds_BxTxO, one)}
 
   stats = gradients.batch_stats(
-    model, params, batch, rule, lambda _: {'scores': jnp.zeros(shape)}, queries
-  )
+    model, params, batch, rule, lambda _: {'scores': jnp.zeros(shape)}, queries,
+    lambda g_BxIxO, one: {'scores': _meet(g_BxIxO, one)},
+  )  # fmt: skip
   return {path: x['scores'] for path, x in stats.items()}
 
 
@@ -127,13 +129,15 @@ def tokenwise(
   queries: Queries,
   batch: types.Batch,
 ) -> jax.Array:
-  """Scores by position [B, T, K] (Eq. 31); the sum over T is the score.
+  """Scores by position [B, T, K] (Eq. 31); the sum over T is the score, but
 
+  for the share of plain layers: they have no positions and are left out.
   Position t holds what passes through the layers at t: the token read there is
   input t, the token it helps to predict is target t, one to the right.
   """
   return attribution.total(
-    tokenwise_by_layer(model, params, queries, batch), model.layers
+    tokenwise_by_layer(model, params, queries, batch),
+    plain.split(model.layers)[0],
   )
 
 
@@ -143,7 +147,7 @@ def tokenwise_by_layer(
   queries: Queries,
   batch: types.Batch,
 ) -> dict[str, jax.Array]:
-  """`tokenwise` of each layer apart, {path: [*stack, B, T, K]}."""
+  """`tokenwise` of each dense layer apart, {path: [*stack, B, T, K]}."""
   shape = (*batch.mask.shape, num_queries(queries))
 
   def rule(a_BxTxI, ds_BxTxO, mask_BxT, one):
@@ -159,23 +163,24 @@ def tokenwise_by_layer(
 
 def _by_gradient(a_BxTxI, ds_BxTxO, one):
   size = a_BxTxI.shape[-1] * ds_BxTxO.shape[-1]
+  return _in_parts(
+    lambda a_BxTxI, ds_BxTxO: _meet(_form(a_BxTxI, ds_BxTxO), one),
+    _GROUP // size if 'P' in one else _rows_held(size), a_BxTxI, ds_BxTxO,
+  )  # fmt: skip
+
+
+def _meet(g_BxIxO, one):
+  """<g, P_k> [B, K] of gradients formed."""
+  g_BxIO = g_BxIxO.reshape(len(g_BxIxO), -1)
+  size = g_BxIO.shape[1]
   if 'P' in one:
-    return _in_parts(
-      lambda a, ds: _form(a, ds).reshape(len(a), -1)
-      @ one['P'].reshape(size, -1),
-      _GROUP // size, a_BxTxI, ds_BxTxO,
-    )  # fmt: skip
+    return g_BxIO @ one['P'].reshape(size, -1)
 
-  def group(a_BxTxI, ds_BxTxO):
-    g_BxIO = _form(a_BxTxI, ds_BxTxO).reshape(len(a_BxTxI), -1)
+  def block(U_KxIxR, V_KxRxO):
+    P_KxIO = (U_KxIxR @ V_KxRxO).reshape(len(U_KxIxR), -1)
+    return jnp.einsum('bn,kn->bk', g_BxIO, P_KxIO).T
 
-    def block(U_KxIxR, V_KxRxO):
-      P_KxIO = (U_KxIxR @ V_KxRxO).reshape(len(U_KxIxR), -1)
-      return jnp.einsum('bn,kn->bk', g_BxIO, P_KxIO).T
-
-    return _in_parts(block, _queries_held(size), one['U'], one['V']).T
-
-  return _in_parts(group, _rows_held(size), a_BxTxI, ds_BxTxO)
+  return _in_parts(block, _queries_held(size), one['U'], one['V']).T
 
 
 def _rows_held(size: int) -> int:

@@ -21,6 +21,7 @@ from influence_jax import (
   influence,
   linalg,
   lowrank,
+  plain,
   planner,
   scan,
   training,
@@ -199,10 +200,14 @@ def refine_cost(
     queries: that are held beside it.
   """
 
+  _, others = plain.split(over.model.layers)
+
   @jax.jit
   def details(params, query, batch):
     by_path = contraction.tokenwise_by_layer(over.model, params, query, batch)
-    return {path: (x.sum(-1), x.sum(-2)) for path, x in by_path.items()}
+    found = {path: (x.sum(-1), x.sum(-2)) for path, x in by_path.items()}
+    rest = over.model._replace(layers=others)
+    return found, contraction.pairwise(rest, params, query, batch)
 
   one = queries_of(over.model.layers, 1, None)
   args = [('parameters', over.params), ('queries', one), ('batch', None)]

@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from influence_jax import taps, types
+from influence_jax import gradients, plain, taps, types
 
 TARGETS = ('model', 'data')
 
@@ -107,6 +107,8 @@ def make_step(
   of the batch in nats). Donates counts and sums.
   """
 
+  dense, others = plain.split(model.layers)
+
   def add_batch(params, factors, rng, batch, counts, sums):
     def loss_fn(params):
       outputs = model.apply_fn(params, batch.inputs)
@@ -115,15 +117,20 @@ def make_step(
         fixed = jax.lax.stop_gradient(outputs)
         drawn = model.loss.sample(rng, fixed, batch.ids)
       loss_B = model.loss.per_sequence(outputs, drawn, batch.mask)
-      return loss_B.sum(), loss_B.sum()
+      return loss_B.sum(), (loss_B.sum(), drawn)
 
-    addend, loss = taps.layer_stats(
-      loss_fn, params, model.layers, stage.tap, sums, factors, batch.mask
+    slots = {path: sums[path] for path in dense}
+    addend, (loss, drawn) = taps.layer_stats(
+      loss_fn, params, dense, stage.tap, slots, factors, batch.mask
     )
-    sums = jax.tree.map(jnp.add, sums, addend)
+    sums = sums | jax.tree.map(jnp.add, slots, addend)
+    if mine := {path: sums[path] for path in others if sums[path]}:
+      batch = batch._replace(targets=drawn)
+      sums |= gradients.plain_sums(model, params, batch, plain.squares, mine)
     finite = {
       path: _all_finite(sums[path], len(layer.stack))
       for path, layer in model.layers.items()
+      if sums[path]
     }
     finite['loss'] = jnp.isfinite(loss)
     counts = jax.tree.map(jnp.add, counts, count(batch.mask))

@@ -110,13 +110,17 @@ def self_influence(
 
     return {'self': jax.lax.map(one, tuple(tokens))}
 
+  def plain_rule(g_BxIxO, given):
+    damped_IxO = _damped(curvature, given['factors'], given['damping'])
+    return {'self': jax.vmap(lambda g: (g**2 / damped_IxO).sum())(g_BxIxO)}
+
   given = {
     path: {'factors': factors[path], 'damping': damping[path]}
     for path in model.layers
   }
   stats = gradients.batch_stats(
     model, params, batch, rule,
-    lambda layer: {'self': jnp.zeros(len(batch.inputs))}, given,
+    lambda layer: {'self': jnp.zeros(len(batch.inputs))}, given, plain_rule,
   )  # fmt: skip
   return {path: x['self'] for path, x in stats.items()}
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from influence_jax import attribution, contraction, sharding, types
+from influence_jax import attribution, contraction, plain, sharding, types
 
 
 def make_step(model: types.Model, mesh: Mesh) -> Callable:
@@ -63,10 +63,12 @@ def roads(
   shape: tuple[int, int],
 ) -> dict[str, str]:
   """{path: the road that batches of `shape` [B, T] take}, for the record."""
-  return {
+  dense, others = plain.split(layers)
+  found = {
     path: contraction.road(layer.num_in, layer.num_out, shape, queries[path])
-    for path, layer in layers.items()
+    for path, layer in dense.items()
   }
+  return found | dict.fromkeys(others, 'gradient')
 
 
 def _fetch(ids_B, scores_BxK):

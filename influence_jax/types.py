@@ -47,12 +47,22 @@ class Layer(NamedTuple):
   stack: tuple[int, ...] = ()  # (L,) under nn.scan: leading axis of its arrays
 
 
+class Plain(Layer):
+  """A parameter that is no dense layer, seen as I x O; see `plain`.
+
+  `path` is its own. A class apart, so that a Layer's fields, and with them the
+  meta of old factors, stay as they are.
+  """
+
+  __slots__ = ()
+
+
 class Model(NamedTuple):
   """What is differentiated: a network, its loss and the layers in question."""
 
   apply_fn: Callable  # (params, inputs) -> outputs; not jitted
   loss: Any  # losses.Loss: per-sequence loss, and targets drawn from the model
-  layers: dict[str, Layer]  # of taps.find_layers
+  layers: dict[str, Layer]  # of taps.find_layers, then of plain.find if asked
 
 
 class Batch(NamedTuple):

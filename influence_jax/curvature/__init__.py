@@ -5,7 +5,7 @@ To add one, write `influence_jax/curvature/<name>.py` with a function
 (`proj.me.mine`) is imported as it stands. The contract tests walk this package.
 """
 
-from influence_jax import by_name, types
+from influence_jax import by_name, plain, types
 
 
 def names() -> list[str]:
@@ -14,9 +14,10 @@ def names() -> list[str]:
 
 
 def make(name: str, **hparams) -> types.Curvature:
-  """The approximation of module `name`.
+  """The approximation of module `name`, with `plain`'s beside it.
 
   Raises:
     ValueError: there is no such approximation, or it has no such parameter.
   """
-  return by_name.make(__name__, 'curvature approximation', name, hparams)
+  made = by_name.make(__name__, 'curvature approximation', name, hparams)
+  return plain.beside(made)
