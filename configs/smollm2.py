@@ -29,6 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.fit.update(num_sequences=1000, save_every=20)
   c.score.update(
     queries='configs/smollm2_queries.jsonl',
+    query_batch=4,  # one takes 2 GB while it is solved
     refine=10,  # of a query's top and bottom are scored again at full rank
     num_top=10,
     save_every=20,

@@ -162,4 +162,6 @@ def tokens(
   """Of prompt and completion as the model is given them, without borders."""
   borders = tokenizer_lib.borders(tokenizer)
   pairs = queries_lib.tokens(queries, tokenizer)
-  return [[x for x in prompt if x not in borders] + rest for prompt, rest in pairs]
+  return [
+    [x for x in prompt if x not in borders] + rest for prompt, rest in pairs
+  ]
