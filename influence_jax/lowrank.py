@@ -7,10 +7,13 @@ product, w_i v_o: the means of the eigenvalues over the other axis, which is
 exact for K-FAC. `weighted=False` is the paper's plain truncation.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from influence_jax import contraction, taps, types
+from influence_jax import contraction, types
 
 METHODS = ('randomised', 'exact')
 _FLOOR = 1e-6  # of the mean weight: directions that no gradient has
@@ -70,9 +73,22 @@ def truncate(
     return jax.lax.map(one, P_KxIxO)
 
   return {
-    path: taps.over_stack(layer, one_layer)(factors[path], rotated[path])
+    path: _over_stack(layer, one_layer)(factors[path], rotated[path])
     for path, layer in layers.items()
   }
+
+
+def _over_stack(layer: types.Layer, fn: Callable) -> Callable:
+  """`taps.over_stack`, but one slice after another.
+
+  On a CPU of few cores jaxlib 0.10's LAPACK calls of several matrices wait for
+  threads that calls of other layers hold, and those for theirs, for ever.
+  """
+  for _ in layer.stack:
+    fn = functools.partial(
+      lambda fn, *arrays: jax.lax.map(lambda one: fn(*one), arrays), fn
+    )
+  return fn
 
 
 def _weights(curvature, factors, shape, weighted):
