@@ -6,7 +6,7 @@ import setuptools
 
 # What the corpora and judges of the paper's studies are read with.
 FIGURES = ['rdata>=1.1,<2']
-TEST = ['pytest>=8', 'ruff>=0.15', *FIGURES]
+TEST = ['playwright>=1.65,<2', 'pytest>=8', 'ruff>=0.15', *FIGURES]
 # Kronfluence asks for any torchvision (and never imports it): the one of this
 # torch, or pip takes another torch for the latest torchvision's sake.
 BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
@@ -25,7 +25,7 @@ setuptools.setup(
     include=['influence_jax', 'influence_jax.*', 'experiments', 'configs']
   ),
   package_data={
-    'influence_jax.report': ['*.j2'],
+    'influence_jax.report': ['*.j2', '*.css', '*.js'],
     'configs': ['*.jsonl'],
   },
   install_requires=[
