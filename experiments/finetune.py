@@ -108,11 +108,6 @@ def run(
   logging.info(
     'finetune: %d parameters, step %d of %d', num_trained, first, num_steps
   )
-
-  def save(state: training.TrainState) -> None:
-    commit = {'commit': common.commit()}
-    store.save(directory, int(state.step), state, {**meta, **commit})
-
   state = training.train(
     make_step(tuned, optimizer, schedule, mesh),
     state,
@@ -120,7 +115,7 @@ def run(
     num_steps,
     mesh=mesh,
     save_every=hparams.save_every,
-    save=save,
+    save=functools.partial(_save, directory, meta),
     log=common.open_log(workdir / 'metrics.jsonl', first),
     quiet=quiet,
   )
@@ -193,6 +188,11 @@ def _batches(sequences, plan_fn, first) -> Iterator[types.Batch]:
   specs = itertools.chain.from_iterable(map(plan_fn, itertools.count()))
   for spec in itertools.islice(specs, first, None):
     yield batches_lib.get(sequences, spec)
+
+
+def _save(directory, meta, state: training.TrainState) -> None:
+  commit = {'commit': common.commit()}
+  store.save(directory, int(state.step), state, {**meta, **commit})
 
 
 def _report(config, path, held, num_trained) -> None:

@@ -72,12 +72,11 @@ def load(
     seed: of everything generated.
     num_leads: how many leads.
     spread_leads: they are evenly spread over all topics, not the first.
-    copies: how often a passage is planted, `passages_per_k` for each number.
-    passages_per_k: see `copies`.
-    num_offices: how many facts, half forward and half backward.
-    documents_per_office: paraphrases of each of them.
-    num_lookups: how many facts.
-    documents_per_lookup: paraphrases of each of them.
+    copies, passages_per_k: how often a passage is planted, and for each number
+      how many passages.
+    num_offices, documents_per_office: facts, half of them forward and half
+      backward, and paraphrases of each.
+    num_lookups, documents_per_lookup: facts, and paraphrases of each.
     num_sums: documents of sums and of differences, a problem each.
     share_held_out: of the 100 pairs of operands, those that no document has.
 
@@ -85,11 +84,7 @@ def load(
     ValueError: there are fewer leads, templates or words than asked for, no
       copies of a passage, or too few or too many pairs are to be held out.
   """
-  if any(k < 1 for k in copies):
-    raise ValueError(
-      f'copies are {tuple(copies)}, expected each to be 1 or more: controls of '
-      'no copies are made anyway'
-    )
+  _check(copies)
   records = _leads(data_dir, num_leads, spread_leads)
   taken = words.vocabulary(
     ' '.join(
@@ -112,6 +107,14 @@ def load(
     for (title, text), entry in part:
       _add(records, truth, title, text, entry)
   return Planted(records, truth)
+
+
+def _check(copies: Sequence[int]) -> None:
+  if any(k < 1 for k in copies):
+    raise ValueError(
+      f'copies are {tuple(copies)}, expected each to be 1 or more: controls of '
+      'no copies are made anyway'
+    )
 
 
 def documents(source: Planted) -> Iterator[dict[str, Any]]:
