@@ -12,8 +12,9 @@ several ladders, its claims are those of the ladder named there.
 With --out, also OUT/claims.json, OUT/ladder_<ladder>.json and .png, and of each
 study OUT/<study>/result.json and its figures; a file over 1 MB is refused. With
 --readme, the table of claims replaces what stands between the lines
-<!-- claims --> and <!-- /claims -->. Every file is written whole, and none
-before all are made. Seconds.
+<!-- claims --> and <!-- /claims -->. In both stay the claims of OUT/claims.json
+that nothing in WORKDIR makes anew. Every file is written whole, and none before
+all are made. Seconds.
 """
 
 import json
@@ -26,6 +27,7 @@ from ml_collections import ConfigDict
 
 from configs import figures as figures_config
 from experiments import claims, figures_found, figures_page
+from influence_jax import store
 from influence_jax.report import files
 
 _MOST_BYTES = 10**6  # of a file in OUT
@@ -45,6 +47,8 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   found = figures_found.find(section, workdir)
+  if out is not None:
+    found = found._replace(claims=joined(found.claims, pathlib.Path(out)))
   page = figures_page.render(found)
   contents = {workdir / 'index.html': page.encode('utf-8')}
   if out is not None:
@@ -59,6 +63,16 @@ def run(
     print(line)
   print(f'wrote {", ".join(map(str, contents))}')
   return found.claims
+
+
+def joined(made: list[dict], out: pathlib.Path) -> list[dict]:
+  """The claims made, in the places and with the rest of OUT/claims.json."""
+  path = out / 'claims.json'
+  if not path.exists():
+    return made
+  new = {claim['id']: claim for claim in made}
+  kept = [new.pop(claim['id'], claim) for claim in store.read_json(path)]
+  return [*kept, *new.values()]
 
 
 def published(

@@ -128,6 +128,18 @@ class FiguresTest(parameterized.TestCase):
       if path.is_file()
     }
 
+  def test_claims_that_the_workdir_does_not_make_stay_in_their_places(self):
+    self.out.mkdir()
+    kept = [_claim('D1', 0.5), _claim('E8', 0.2), _claim('P1', 0.7)]
+    (self.out / 'claims.json').write_text(json.dumps(kept))
+    self.run_it(out=self.out, readme=self.readme)
+    found = json.loads((self.out / 'claims.json').read_text())
+    self.assertEqual([x['id'] for x in found][:3], ['D1', 'E8', 'P1'])
+    self.assertCountEqual([x['id'] for x in found][3:], ['E7', 'E12'])
+    values = {x['id']: x['value'] for x in found}
+    self.assertEqual([values[x] for x in ('D1', 'E8', 'P1')], [0.5, 0.9, 0.7])
+    self.assertIn('| D1 |', self.readme.read_text())
+
   def test_sections_are_ladders_and_studies_in_the_order_of_the_config(self):
     self.write_study('planted', 'mine', [])
     headings = [element['text'] for element in self.page().of('h2')]
