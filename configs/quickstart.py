@@ -42,6 +42,12 @@ def get_config() -> ml_collections.ConfigDict:
   )
   c.layers = r'/mlp/'
   c.plain = config_dict.placeholder(str)  # r'emb|norm': see docs/pretrained.md
+  c.mesh = dict(
+    data=None,  # devices that share the rows of a batch; None is all
+    model=1,  # devices that share matrices
+    fsdp=False,  # parameters are split over `data`, too
+    rules=(),  # (pattern, axes) of parameters, before sharding.RULES
+  )
   c.curvature = dict(name='ekfac', eigh='float64')
   c.fit = dict(
     targets='model',

@@ -15,12 +15,24 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
+from jax.sharding import Mesh
 from ml_collections import ConfigDict, config_flags
 
-from influence_jax import cpu, store
+from influence_jax import cpu, processes, sharding, store, types
+from influence_jax.data import batches as batches_lib
+from influence_jax.data import sequences as sequences_lib
 
 _CONFIG = config_flags.DEFINE_config_file('config', help_string='Experiment.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Holds all that is written.')
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator', None, "HOST:PORT of many processes' first, or auto."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many, with --coordinator=HOST:PORT.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.'
+)
 _CACHE = '~/.cache/influence_jax/xla'  # unless JAX_COMPILATION_CACHE_DIR is set
 
 
@@ -28,6 +40,7 @@ def main(run_fn: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
   """Reads the flags, sets up and calls run_fn(config, workdir)."""
 
   def run(_) -> None:  # what it returned would be the exit status
+    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     run_fn(_CONFIG.value, setup(_WORKDIR.value))
 
   flags.mark_flags_as_required(['config', 'workdir'])
@@ -37,7 +50,8 @@ def main(run_fn: Callable[[ConfigDict, pathlib.Path], Any]) -> None:
 def setup(workdir: str | os.PathLike) -> pathlib.Path:
   """Makes the workdir, turns logs, the compilation cache and CPU speed on."""
   cpu.tune()
-  logging.set_verbosity(logging.INFO)
+  first = processes.is_first()
+  logging.set_verbosity(logging.INFO if first else logging.WARNING)
   python_logging.getLogger('jax').setLevel(python_logging.WARNING)
   if not jax.config.jax_compilation_cache_dir:
     cache = os.path.expanduser(_CACHE)
@@ -47,6 +61,48 @@ def setup(workdir: str | os.PathLike) -> pathlib.Path:
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   return workdir
+
+
+def mesh(config: ConfigDict) -> Mesh:
+  """Of the section mesh; without one, all devices split batches."""
+  section = config.get('mesh', {})
+  return sharding.make_mesh(section.get('data'), section.get('model', 1))
+
+
+def params_shardings(
+  config: ConfigDict, mesh: Mesh, params: types.PyTree
+) -> types.PyTree:
+  """Where the section mesh wants them; see `sharding.of_params`."""
+  section = config.get('mesh', {})
+  return sharding.of_params(
+    mesh,
+    params,
+    fsdp=section.get('fsdp', False),
+    rules=(*section.get('rules', ()), *sharding.RULES),
+  )
+
+
+def place(config: ConfigDict, mesh: Mesh, params: types.PyTree) -> types.PyTree:
+  """A copy of the parameters on the mesh."""
+  return sharding.put(params, params_shardings(config, mesh, params))
+
+
+def placed(config: ConfigDict, mesh: Mesh) -> Callable:
+  """tree -> tree within jit, its arrays where `place` puts them."""
+
+  def constrain(tree):
+    return jax.lax.with_sharding_constraint(
+      tree, params_shardings(config, mesh, tree)
+    )
+
+  return constrain
+
+
+def get_batch(
+  mesh: Mesh, sequences: sequences_lib.Sequences, spec: batches_lib.BatchSpec
+) -> types.Batch:
+  """What this process's devices see of the batch."""
+  return batches_lib.get(sequences, spec, sharding.local_rows(mesh, spec.size))
 
 
 def save_config(config: ConfigDict, workdir: str | os.PathLike) -> None:
@@ -80,6 +136,8 @@ def provenance(binary: str, config: ConfigDict) -> dict[str, Any]:
 
 def open_log(path: str | os.PathLike, step: int) -> Callable[[dict], Any]:
   """Appends records as JSON lines; drops lines cut short or after `step`."""
+  if not processes.is_first():
+    return lambda record: None
   path = pathlib.Path(path)
   lines = path.read_text().splitlines() if path.exists() else []
   kept = [f'{line}\n' for line in lines if _step(line) <= step]

@@ -33,7 +33,7 @@ def prediction(
 ) -> Iterator[list[planner.Cost]]:
   """Predicts, checks and prints; after the block, says what it really took.
 
-  Does nothing unless config.plan.compare.
+  Does nothing unless config.plan.compare, nor in many processes.
 
   Args:
     what: 'fit' or 'score'.
@@ -42,7 +42,7 @@ def prediction(
   Raises:
     ValueError: it does not fit.
   """
-  if not config.plan.compare:
+  if not config.plan.compare or jax.process_count() > 1:
     yield []
     return
   workdir = pathlib.Path(workdir)

@@ -7,6 +7,7 @@ is the document n. It may have `held_out(source)`, documents never trained on,
 `queries(source, ...)` and `truth(source)`, for corpora made to be asked about.
 """
 
+import functools
 import importlib
 import os
 import pathlib
@@ -18,7 +19,7 @@ import tokenizers
 from absl import logging
 from ml_collections import ConfigDict
 
-from influence_jax import store
+from influence_jax import processes, store
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 
@@ -53,24 +54,9 @@ def load(
   workdir.mkdir(parents=True, exist_ok=True)
   _claim(workdir / 'corpus.json', config.to_dict())
   module, source = open_source(config)
-  path = workdir / 'tokenizer.json'
-  if tokenizer is None:
-    tokenizer = _trained(path, config, module, source)
-  else:
-    _keep(path, tokenizer)
-  try:
-    sequences = sequences_lib.open(
-      workdir / 'sequences', tokenizer.get_vocab_size()
-    )
-  except ValueError as error:
-    logging.info('%s', error)
-    sequences = sequences_lib.build(
-      module.documents(source),
-      tokenizer,
-      config.max_len,
-      workdir / 'sequences',
-      buckets=config.buckets,
-    )
+  tokenizer, sequences = processes.first_then_all(
+    functools.partial(_made, config, workdir, module, source, tokenizer)
+  )
 
   def document(number: int) -> dict:
     fields = source[number]
@@ -82,11 +68,33 @@ def load(
   return Corpus(sequences, tokenizer, document, module, source)
 
 
+def _made(
+  config, workdir, module, source, tokenizer
+) -> tuple[tokenizers.Tokenizer, sequences_lib.Sequences]:
+  """Tokenizer and sequences; what the workdir has is opened."""
+  path = workdir / 'tokenizer.json'
+  if tokenizer is None:
+    tokenizer = _trained(path, config, module, source)
+  else:
+    _keep(path, tokenizer)
+  folder = workdir / 'sequences'
+  try:
+    return tokenizer, sequences_lib.open(folder, tokenizer.get_vocab_size())
+  except ValueError as error:
+    logging.info('%s', error)
+  return tokenizer, sequences_lib.build(
+    module.documents(source), tokenizer, config.max_len, folder,
+    buckets=config.buckets,
+  )  # fmt: skip
+
+
 def open_source(config: ConfigDict) -> tuple[types.ModuleType, Any]:
   """The module of `config` (the section data) and what it loads."""
   module = _find(config.name)
   data_dir = pathlib.Path(config.data_dir).expanduser()
-  return module, module.load(data_dir, **config.source)
+  return module, processes.first_then_all(
+    functools.partial(module.load, data_dir, **config.source)
+  )
 
 
 def _claim(path: pathlib.Path, config: dict) -> None:

@@ -41,7 +41,7 @@ from experiments import (
   influence,
   trained,
 )
-from influence_jax import sharding, store, training, types
+from influence_jax import processes, store, training, types
 from influence_jax.data import batches as batches_lib
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import splits
@@ -74,10 +74,8 @@ def run(
   ours = trained.load(base, workdir)
   sequences = ours.corpus.sequences
   rows, held_rows = split(sequences, hparams.held_out, hparams.seed)
-  mesh = sharding.make_mesh()
-  plan_fn = functools.partial(
-    plan, sequences, rows, hparams, multiple_of=mesh.shape['data']
-  )
+  mesh = common.mesh(config)
+  plan_fn = functools.partial(plan, sequences, rows, hparams)
   num_steps = len(plan_fn(0)) * hparams.num_epochs
   schedule = training.make_schedule(hparams, num_steps)
   optimizer = training.make_optimizer(hparams, schedule)
@@ -92,12 +90,13 @@ def run(
   if found:
     store.check(found.meta, meta, f'the fine-tuning in {directory}')
   common.save_config(config, workdir)
-  if found and found.step == num_steps and result.exists():
+  if found and found.step == num_steps and processes.agreed(result.exists()):
     logging.info('finetune: all %d steps are taken', num_steps)
     return
   loss_fn = functools.partial(
     held_out.loss,
-    ConfigDict({'train': config.finetune}),
+    config,
+    batch_tokens=config.finetune.batch_tokens,
     held_out=_part(sequences, held_rows),
     limit=None,
   )
@@ -109,9 +108,9 @@ def run(
     'finetune: %d parameters, step %d of %d', num_trained, first, num_steps
   )
   state = training.train(
-    make_step(tuned, optimizer, schedule, mesh),
-    state,
-    _batches(sequences, plan_fn, first),
+    make_step(tuned, optimizer, schedule, config, mesh),
+    common.place(config, mesh, state),
+    _batches(sequences, plan_fn, first, mesh),
     num_steps,
     mesh=mesh,
     save_every=hparams.save_every,
@@ -145,8 +144,6 @@ def plan(
   rows: np.ndarray,
   hparams: training.TrainConfig,
   epoch: int,
-  *,
-  multiple_of: int = 1,
 ) -> list[batches_lib.BatchSpec]:
   """An epoch's batches of the sequences `rows`, in an order drawn anew."""
   specs = batches_lib.training_plan(
@@ -154,7 +151,6 @@ def plan(
     hparams.batch_tokens,
     hparams.seed,
     epoch,
-    multiple_of=multiple_of,
   )
   return [spec._replace(rows=rows[spec.rows]) for spec in specs]
 
@@ -163,16 +159,22 @@ def make_step(
   tuned: Tuned,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
+  config: ConfigDict,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[training.TrainState, types.Batch], tuple]:
-  """`training.make_step` of what is trained; no other gradient is formed."""
+  """`training.make_step` of what is trained; no other gradient is formed.
+
+  Of `config` the section mesh is read.
+  """
+  placed = common.placed(config, mesh)
 
   @functools.partial(jax.jit, donate_argnums=1)
   def step_fn(frozen, state, batch):  # closed over, they would be constants
     model = tuned._replace(frozen=frozen)
-    return training.make_step(model, optimizer, schedule)(state, batch)
+    step = training.make_step(model, optimizer, schedule, placed)
+    return step(state, batch)
 
-  return functools.partial(step_fn, sharding.replicate(mesh, tuned.frozen))
+  return functools.partial(step_fn, common.place(config, mesh, tuned.frozen))
 
 
 def _check_found(params, pattern, ours) -> None:
@@ -183,11 +185,11 @@ def _check_found(params, pattern, ours) -> None:
     )
 
 
-def _batches(sequences, plan_fn, first) -> Iterator[types.Batch]:
+def _batches(sequences, plan_fn, first, mesh) -> Iterator[types.Batch]:
   """Of all epochs, from batch `first` on."""
   specs = itertools.chain.from_iterable(map(plan_fn, itertools.count()))
   for spec in itertools.islice(specs, first, None):
-    yield batches_lib.get(sequences, spec)
+    yield common.get_batch(mesh, sequences, spec)
 
 
 def _save(directory, meta, state: training.TrainState) -> None:

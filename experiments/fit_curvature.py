@@ -25,7 +25,6 @@ from influence_jax import (
   fit,
   health,
   influence,
-  sharding,
   store,
   types,
 )
@@ -43,13 +42,12 @@ def run(
   ours = ours or trained.load(config, workdir)
   approximation = common.build('curvature', curvature.make, config.curvature)
   trained.print_layers(ours.found, approximation)
-  mesh = sharding.make_mesh()
+  mesh = common.mesh(config)
   sequences = ours.corpus.sequences
   plan = batches_lib.plan(
     sequences,
     config.fit.batch_tokens,
     limit=config.fit.num_sequences,
-    multiple_of=mesh.shape['data'],
   )
   meta = expected_meta(config, ours)
   state = restore(approximation, ours.model.layers, workdir, meta)
@@ -73,9 +71,9 @@ def run(
       state = fit.fit(
         approximation,
         ours.model,
-        sharding.replicate(mesh, ours.params),
+        common.place(config, mesh, ours.params),
         len(plan),
-        lambda cursor: batches_lib.get(sequences, plan[cursor]),
+        lambda cursor: common.get_batch(mesh, sequences, plan[cursor]),
         jax.random.key(config.fit.seed),
         mesh=mesh,
         targets=config.fit.targets,

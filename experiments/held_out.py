@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from experiments import corpus, trained
+from experiments import common, corpus, trained
 from influence_jax import sharding
 from influence_jax.data import batches as batches_lib
 from influence_jax.data import sequences as sequences_lib
@@ -30,9 +30,10 @@ def loss(
   ours: trained.Trained,
   held_out: sequences_lib.Sequences,
   limit: int | None,
+  batch_tokens: int,
 ) -> float:
   """Nats a token, the mean over `limit` of the sequences, evenly spread."""
-  mesh = sharding.make_mesh()
+  mesh = common.mesh(config)
 
   @jax.jit
   def sums(params, batch):
@@ -41,11 +42,10 @@ def loss(
     return losses_B.sum(), batch.mask.sum()
 
   plan = batches_lib.plan(
-    held_out, config.train.batch_tokens,
+    held_out, batch_tokens,
     limit=min(limit or len(held_out), len(held_out)),
-    multiple_of=mesh.shape['data'],
   )  # fmt: skip
-  params = sharding.replicate(mesh, ours.params)
+  params = common.place(config, mesh, ours.params)
   # One at a time: devices of a host that wait for each other in several
   # programs at once may wait for ever.
   found = [

@@ -42,7 +42,7 @@ from experiments import (
   score,
   trained,
 )
-from influence_jax import checkpoint, planner, store
+from influence_jax import checkpoint, planner, processes, store
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import smollm2
 
@@ -101,11 +101,11 @@ def measure(
   Weights that were read wrongly, or another tokenizer, show in it.
   """
   path = workdir / 'perplexity.json'
-  if path.exists():
+  if processes.agreed(path.exists()):
     return
   section, sequences = config.perplexity, ours.corpus.sequences
   num = min(section.num_sequences, len(sequences))
-  nats = held_out.loss(ConfigDict({'train': section}), ours, sequences, num)
+  nats = held_out.loss(config, ours, sequences, num, section.batch_tokens)
   found = {'nats': nats, 'perplexity': math.exp(nats), 'sequences': num}
   store.write_json(path, {**found, 'commit': common.commit()})
   rich.print(
@@ -123,11 +123,12 @@ def predict(
   Raises:
     ValueError: it does not fit.
   """
-  if (workdir / 'plan.json').exists():
+  if processes.agreed((workdir / 'plan.json').exists()):
     return
-  params = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), ours.params
-  )
+  if jax.process_count() > 1:
+    rich.print('of one process alone: experiments.plan')
+    return
+  params = plan.placed_shapes(config, ours.params)
   found = [
     cost
     for costs_fn in (plan.fit_costs, plan.score_costs)
@@ -164,7 +165,9 @@ def fill(config: ConfigDict) -> ConfigDict:
         'asked for, expected one: leave out the other'
       )
     data_dir = pathlib.Path(config.data.data_dir).expanduser()
-    config.checkpoint.path = os.fspath(smollm2.fetch(data_dir))
+    config.checkpoint.path = processes.first_then_all(
+      lambda: os.fspath(smollm2.fetch(data_dir))
+    )
   return config
 
 

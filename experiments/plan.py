@@ -12,6 +12,7 @@ config.plan's. A fit and a scan then say by themselves how the prediction did
 Sections read: data, model, train, layers, curvature, damping, fit, score, plan.
 """
 
+import functools
 import math
 import os
 import pathlib
@@ -30,7 +31,6 @@ from influence_jax import (
   costs,
   curvature,
   planner,
-  sharding,
   store,
   topk,
   training,
@@ -100,7 +100,15 @@ def abstract_model(config: ConfigDict) -> tuple[types.Model, types.PyTree]:
   net = trained.network(config)
   inputs = jax.ShapeDtypeStruct((1, config.data.max_len), np.int32)
   params = jax.eval_shape(net.init, jax.random.key(0), inputs)['params']
-  return trained.describe(config, params)[0], params
+  return trained.describe(config, params)[0], placed_shapes(config, params)
+
+
+def placed_shapes(config: ConfigDict, params: types.PyTree) -> types.PyTree:
+  """Shapes of parameters that say where they will lie."""
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+  )
+  return common.place(config, common.mesh(config), shapes)
 
 
 def train_costs(
@@ -112,11 +120,13 @@ def train_costs(
   """Of experiments.train."""
   train = common.build('train', training.TrainConfig, config.train)
   numbers = workload.num_sequences(config, workdir)
-  epoch = workload.shapes(numbers, train.batch_tokens, 1)
+  epoch = workload.shapes(numbers, train.batch_tokens, 1, common.mesh(config))
   shapes = {shape: train.num_epochs * n for shape, n in epoch.items()}
   net = trained.network(config)
   over = planner.passes(model, params, shapes)
-  return [costs.train_cost(net, train, over, mesh=sharding.make_mesh())]
+  mesh = common.mesh(config)
+  place = functools.partial(common.place, config, mesh)
+  return [costs.train_cost(net, train, over, mesh=mesh, place=place)]
 
 
 def fit_costs(
@@ -128,11 +138,13 @@ def fit_costs(
   """Of experiments.fit_curvature."""
   numbers = workload.num_sequences(config, workdir)
   share = (config.fit.num_sequences or math.inf) / sum(numbers.values())
-  shapes = workload.shapes(numbers, config.fit.batch_tokens, min(share, 1))
+  shapes = workload.shapes(
+    numbers, config.fit.batch_tokens, min(share, 1), common.mesh(config)
+  )
   return costs.fit_costs(
     common.build('curvature', curvature.make, config.curvature),
     planner.passes(model, params, shapes),
-    mesh=sharding.make_mesh(),
+    mesh=common.mesh(config),
     targets=config.fit.targets,
   )
 
@@ -156,7 +168,9 @@ def score_costs(
   chunks = math.ceil(num / c.query_batch)
   batches = planner.passes(model, params, {shape: chunks * len(asked)})
   over = planner.passes(
-    model, params, workload.shapes(numbers, c.batch_tokens, share)
+    model,
+    params,
+    workload.shapes(numbers, c.batch_tokens, share, common.mesh(config)),
   )
   basis = asked[0].approximation
   found = [
@@ -166,7 +180,7 @@ def score_costs(
     if c.rank
     else costs.solve_cost(basis, batches, None, queries),
     _with_scores(
-      costs.scan_cost(over, queries, mesh=sharding.make_mesh()),
+      costs.scan_cost(over, queries, mesh=common.mesh(config)),
       config, num * len(asked), wanted,
     ),
   ]  # fmt: skip
@@ -174,7 +188,9 @@ def score_costs(
     return found
   top = 2 * max(c.refine, c.num_top)
   share = min(top / sum(numbers.values()), 1)
-  once = workload.shapes(numbers, c.refine_batch_tokens, share)
+  once = workload.shapes(
+    numbers, c.refine_batch_tokens, share, common.mesh(config)
+  )
   shapes = {k: num * n for k, n in once.items()}
   details = planner.passes(model, params, shapes)
   refined = [costs.refine_cost(details, queries)]

@@ -15,7 +15,6 @@ Sections read: data, model, layers, curvature, fit, damping, retrieval.
 import os
 import pathlib
 
-import bm25s
 import numpy as np
 import rich
 from ml_collections import ConfigDict
@@ -138,6 +137,8 @@ def _ranks(scores_KxD: np.ndarray, sources: list[int]) -> np.ndarray:
 def _bm25_ranks(ours, queries, sources) -> np.ndarray:
   count = int(ours.corpus.sequences.records['document'].max()) + 1
   texts = [ours.corpus.document(number)['text'] for number in range(count)]
+  import bm25s  # here: it starts JAX's devices, `processes.start` comes first
+
   retriever = bm25s.BM25()
   retriever.index(
     bm25s.tokenize(texts, show_progress=False), show_progress=False

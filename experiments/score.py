@@ -20,9 +20,11 @@ Sections read: data, model or checkpoint, layers, curvature, fit, damping,
 score, plan.
 """
 
+import functools
 import os
 import pathlib
 
+import jax
 import numpy as np
 import tqdm
 from absl import logging
@@ -39,8 +41,8 @@ from experiments import (
 )
 from influence_jax import (
   contraction,
+  processes,
   score_store,
-  sharding,
   store,
   topk,
   types,
@@ -74,14 +76,17 @@ def run(
   claim(folder, origin(config, ours, factors, read))
   scores = None
   if config.score.matrix:
-    scores = score_store.create(
-      folder / 'scores.zarr',
-      len(asked) * len(read),
-      len(numbers),
-      config.score.chunk,
+    scores = processes.first_then_all(
+      functools.partial(
+        score_store.create,
+        folder / 'scores.zarr',
+        len(asked) * len(read),
+        len(numbers),
+        config.score.chunk,
+      )
     )
   last = folder / ('top.parquet' if config.score.num_top else 'queries.json')
-  if last.exists() and (scores is None or not len(scores.missing())):
+  if processes.agreed(last.exists()) and not missing_chunks(scores):
     return
   common.save_config(config, workdir)
   resumed = (folder / 'summary').exists()
@@ -103,6 +108,12 @@ def run(
     top_table.write(
       folder / 'top.parquet', top_table.rows(ours, read, tops), layers
     )
+
+
+def missing_chunks(scores: score_store.ScoreStore | None) -> list[int]:
+  """As the first process finds them; none of no store."""
+  look = scores is not None and processes.is_first()
+  return processes.agreed(scores.missing().tolist() if look else [])
 
 
 def query_batch(
@@ -151,19 +162,18 @@ def scan(
 ) -> topk.Summary:
   """The summary of all queries over the sequences `numbers`, and `scores`.
 
+  Each process writes its share of the chunks; all keep the summary.
+
   Goes on from the last summary in `folder`; batches before it are scored again
   only where `scores` misses a chunk.
   """
-  mesh = sharding.make_mesh()
+  mesh = common.mesh(config)
   sequences = ours.corpus.sequences
-  plan = batches_lib.split(
-    sequences, numbers, config.score.batch_tokens,
-    multiple_of=mesh.shape['data'],
-  )  # fmt: skip
+  plan = batches_lib.split(sequences, numbers, config.score.batch_tokens)
   k = max(config.score.num_top, config.score.refine, 1)
   summary, done = _restore(folder, contraction.num_queries(queries), k)
   wanted = np.zeros(len(numbers), bool)
-  for chunk in scores.missing() if scores else ():
+  for chunk in missing_chunks(scores):
     wanted[scores.columns(chunk)] = True
   starts = np.cumsum([0, *(len(spec.rows) for spec in plan)])
   todo = [
@@ -172,20 +182,24 @@ def scan(
   ]  # fmt: skip
   if todo:
     spec = plan[-1]
-    shape = spec.size // mesh.shape['data'], spec.length
+    shape = -(-spec.size // mesh.shape['data']), spec.length
     for path, road in scan_lib.roads(ours.model.layers, queries, shape).items():
       logging.info('scan: %s by %s', path, road)
   results = scan_lib.scan(
     scan_lib.make_step(ours.model, mesh),
-    ours.params,
+    common.place(config, mesh, ours.params),
     queries,
-    (batches_lib.get(sequences, plan[i]) for i in todo),
+    (common.get_batch(mesh, sequences, plan[i]) for i in todo),
     mesh,
   )
-  bar = tqdm.tqdm(results, desc='score', total=len(todo), mininterval=1.0)
+  bar = tqdm.tqdm(
+    results, desc='score', total=len(todo), mininterval=1.0,
+    disable=not processes.is_first(),
+  )  # fmt: skip
+  share = jax.process_index(), jax.process_count()
   for i, (ids_B, scores_KxB) in zip(todo, bar, strict=True):
     if scores is not None:
-      scores.put(int(starts[i]), scores_KxB)
+      scores.put(int(starts[i]), scores_KxB, share)
     if i < done:
       continue
     summary = topk.update(summary, ids_B, scores_KxB)
@@ -223,7 +237,7 @@ def claim(folder: pathlib.Path, meta: dict) -> None:
   """Makes the folder that of `meta`; ValueError if it is another's."""
   path = folder / 'manifest.json'
   folder.mkdir(exist_ok=True)
-  if path.exists():
+  if processes.agreed(path.exists()):
     store.check(store.read_json(path), meta, f'the scores in {folder}')
   else:
     store.write_json(path, {**meta, 'commit': common.commit()})

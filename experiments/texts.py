@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments import common, fit_curvature, ladder, score, solve, trained
-from influence_jax import contraction, curvature, sharding, types
+from influence_jax import contraction, curvature, types
 from influence_jax import scan as scan_lib
 from influence_jax.data import batches as batches_lib
 from influence_jax.data import queries as queries_lib
@@ -72,14 +72,12 @@ def scores(
   solver = solve.make_solver(
     config, ours, solve.answers(config)[:1], factors, rank=None
   )
-  mesh = sharding.make_mesh()
+  mesh = common.mesh(config)
   step = scan_lib.make_step(ours.model, mesh)
   chunks, found = solve.chunks(config, len(queries)), []
   with tempfile.TemporaryDirectory() as folder:
     sequences = _sequences(config, ours, texts, pathlib.Path(folder))
-    plan = batches_lib.plan(
-      sequences, config.score.batch_tokens, multiple_of=mesh.shape['data']
-    )
+    plan = batches_lib.plan(sequences, config.score.batch_tokens)
     for rows in chunks:
       solved = solver(batch, rows)[0][0]
       # The last ones are filled up, so that nothing is compiled twice.

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 
 from experiments import refine, trained
-from influence_jax import attribution
+from influence_jax import attribution, processes
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 
@@ -58,7 +58,12 @@ def candidates(
 
 
 def write(path: str | os.PathLike, rows: list[dict], layers: dict) -> None:
-  """Parquet, whole or not at all; names of layers are in its metadata."""
+  """Parquet, whole or not at all; names of layers are in its metadata.
+
+  Of many processes the first one writes.
+  """
+  if not processes.is_first():
+    return
   path = pathlib.Path(path)
   table = pyarrow.Table.from_pylist(rows)
   names = '\n'.join(attribution.layer_names(layers))

@@ -21,7 +21,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from experiments import common, corpus
-from influence_jax import models, sharding, store, training, types
+from influence_jax import models, store, training, types
 from influence_jax.data import batches as batches_lib
 from influence_jax.data import sequences as sequences_lib
 
@@ -48,13 +48,12 @@ def run(
     logging.info('train: all %d steps are taken', found.step)
     return model, found.tree['params']
 
-  mesh = sharding.make_mesh()
+  mesh = common.mesh(config)
   plan_fn = functools.partial(
     batches_lib.training_plan,
     sequences,
     train.batch_tokens,
     train.seed,
-    multiple_of=mesh.shape['data'],
   )
   num_steps = len(plan_fn(0)) * train.num_epochs
   meta = {**meta, 'num_steps': num_steps}
@@ -62,8 +61,7 @@ def run(
   optimizer = training.make_optimizer(train, schedule)
   rng = jax.random.key(train.seed)
   start_fn = functools.partial(training.start, model, optimizer, rng)
-  if found:  # on other devices an epoch may have other batches
-    store.check(found.meta, meta, f'the checkpoint in {directory}')
+  if found:
     state = store.like(jax.eval_shape(start_fn), found.tree)
   else:
     state = start_fn()
@@ -75,9 +73,9 @@ def run(
     store.save(directory, int(state.step), state, {**meta, **commit})
 
   state = training.train(
-    training.make_step(model, optimizer, schedule),
-    state,
-    _batches(plan_fn, sequences, first),
+    training.make_step(model, optimizer, schedule, common.placed(config, mesh)),
+    common.place(config, mesh, state),
+    _batches(plan_fn, sequences, first, mesh),
     num_steps,
     mesh=mesh,
     save_every=train.save_every,
@@ -89,13 +87,16 @@ def run(
 
 
 def _batches(
-  plan_fn: Callable, sequences: sequences_lib.Sequences, first: int
+  plan_fn: Callable,
+  sequences: sequences_lib.Sequences,
+  first: int,
+  mesh: jax.sharding.Mesh,
 ) -> Iterator[types.Batch]:
   """Batches of all epochs, one after another, without the `first` ones."""
   for epoch in itertools.count():
     plan = plan_fn(epoch)
     for spec in plan[first:]:
-      yield batches_lib.get(sequences, spec)
+      yield common.get_batch(mesh, sequences, spec)
     first = max(first - len(plan), 0)
 
 

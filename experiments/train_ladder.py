@@ -113,7 +113,9 @@ def _describe(rung: ladder.Rung, apart, limit: int) -> dict:
     ours = trained.load(rung.config, rung.workdir)
     found = None
     if apart is not None:
-      found = held_out.loss(rung.config, ours, apart, limit)
+      found = held_out.loss(
+        rung.config, ours, apart, limit, rung.config.train.batch_tokens
+      )
     sizes = [x.size for x in jax.tree.leaves(ours.params)]
     store.write_json(path, {'loss': found, 'parameters': int(sum(sizes))})
   apart = store.read_json(path)

@@ -8,6 +8,7 @@ import math
 import pathlib
 
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from experiments import trained
@@ -57,13 +58,13 @@ def queries(config: ConfigDict, workdir: pathlib.Path) -> tuple[int, int]:
 
 
 def shapes(
-  numbers: dict[int, int], batch_tokens: int, share: float
+  numbers: dict[int, int], batch_tokens: int, share: float, mesh: Mesh
 ) -> dict[tuple[int, int], int]:
-  """{(B, T): number of batches} of a share of the sequences."""
-  multiple = sharding.make_mesh().shape['data']
+  """{(B, T): number of batches} of a share of the sequences, on `mesh`."""
   found = {}
   for length, num in numbers.items():
-    rows = max(1, batch_tokens // length // multiple) * multiple
+    rows = max(1, batch_tokens // length)
     if num:
-      found[rows, length] = math.ceil(num * share / rows)
+      filled = sharding.filled(mesh, rows)
+      found[filled, length] = math.ceil(num * share / rows)
   return found

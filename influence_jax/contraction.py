@@ -103,11 +103,13 @@ def pairwise(
   queries: Queries,
   batch: types.Batch,
   only: str | None = None,
+  across: Callable[[Callable], Callable] = lambda rule: rule,
 ) -> dict[str, jax.Array]:
   """Scores by layer, {path: [*stack, B, K]}, in nats; sum over all for Eq. 22.
 
   Args:
     only: this road in every layer.
+    across: devices; see `scan.make_step`.
   """
   shape = len(batch.inputs), num_queries(queries)
 
@@ -117,7 +119,8 @@ def pairwise(
     return {'scores': fn(a_BxTxI, ds_BxTxO, one)}
 
   stats = gradients.batch_stats(
-    model, params, batch, rule, lambda _: {'scores': jnp.zeros(shape)}, queries,
+    model, params, batch, across(rule),
+    lambda _: {'scores': jnp.zeros(shape)}, queries,
     lambda g_BxIxO, one: {'scores': _meet(g_BxIxO, one)},
   )  # fmt: skip
   return {path: x['scores'] for path, x in stats.items()}

@@ -6,13 +6,14 @@ new approximation is planned without a line of code here.
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from influence_jax import (
   contraction,
@@ -24,6 +25,7 @@ from influence_jax import (
   plain,
   planner,
   scan,
+  sharding,
   training,
   types,
 )
@@ -83,28 +85,30 @@ def train_cost(
   over: planner.Passes,
   *,
   mesh: Mesh,
+  place: Callable | None = None,
 ) -> planner.Cost:
   """Of `training.train`.
 
   Args:
     over: the batches of all epochs.
+    place: shapes -> the same, which say where they lie; None: whole.
   """
+  place = place or functools.partial(sharding.replicate, mesh)
   schedule = training.make_schedule(config, sum(over.shapes.values()))
   optimizer = training.make_optimizer(config, schedule)
   rng = jax.random.key(config.seed)
-  state = jax.eval_shape(functools.partial(training.start, net, optimizer, rng))
-  # Where the arrays are decides how `train` compiles; shapes are nowhere
-  whole, split = (
-    NamedSharding(mesh, spec)
-    for spec in (PartitionSpec(), PartitionSpec('data'))
+  state = place(
+    jax.eval_shape(functools.partial(training.start, net, optimizer, rng))
   )
-  step = jax.jit(
-    training.make_step(net, optimizer, schedule).__wrapped__,
-    in_shardings=(whole, split),
-    donate_argnums=0,
-  )
+
+  def placed(new):
+    return jax.lax.with_sharding_constraint(
+      new, jax.tree.map(lambda x: x.sharding, state)
+    )
+
+  step = training.make_step(net, optimizer, schedule, placed)
   args = [('parameters', state), ('batch', None)]
-  cost = planner.step_cost('train', step, args, over)
+  cost = planner.step_cost('train', step, args, over, mesh)
   cost.device['parameters'] = planner.nbytes(state.params)
   saved = planner.nbytes(state)
   cost.device['optimizer'] = saved - cost.device['parameters']
@@ -122,19 +126,26 @@ def fit_costs(
   costs, num_done = [], 0
   for index, stage in enumerate(curvature.stages):
     factors, _ = factors_of(curvature, over.model.layers, index)
+    factors = sharding.put(
+      factors, sharding.of_layers(mesh, over.model.layers, factors)
+    )
     after, sizes = factors_of(curvature, over.model.layers, index + 1)
     begun = curvature._replace(stages=curvature.stages[index:])
     state = jax.eval_shape(
       lambda c=begun: fit.start(c, over.model.layers, mesh.shape['data'])
     )
     step = fit.make_step(over.model, stage, mesh, targets)
+    counts, sums = sharding.put(
+      (state.counts, state.sums),
+      fit.shardings(mesh, over.model.layers, state.counts, state.sums),
+    )
     args = [
       ('parameters', over.params), ('factors', factors),
       ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
-      ('sums', state.counts), ('sums', state.sums),
+      ('sums', counts), ('sums', sums),
     ]  # fmt: skip
-    cost = planner.step_cost(stage.name, step, args, over)
-    sums, kept = planner.nbytes(state.sums), planner.nbytes(after)
+    cost = planner.step_cost(stage.name, step, args, over, mesh)
+    sums, kept = planner.nbytes(sums), planner.nbytes(after)
     # The fit holds what its sums began with beside those that run
     cost.device['sums'] += sums
     saved = sums + planner.nbytes(factors)
@@ -185,9 +196,11 @@ def scan_cost(
   over: planner.Passes, queries: contraction.Queries, *, mesh: Mesh
 ) -> planner.Cost:
   """Of the pass over the candidates, without what is kept of its scores."""
+  queries = jax.eval_shape(functools.partial(scan.filled, mesh), queries)
+  queries = sharding.put(queries, scan.shardings(mesh, queries))
   args = [('parameters', over.params), ('queries', queries), ('batch', None)]
   step = scan.make_step(over.model, mesh)
-  return planner.step_cost('scan', step, args, over)
+  return planner.step_cost('scan', step, args, over, mesh)
 
 
 def refine_cost(

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from influence_jax import gradients, types
+from influence_jax import gradients, sharding, types
 
 EIGH = 9  # operations of an eigendecomposition / n^3, as LAPACK's are counted
 
@@ -56,9 +57,14 @@ class Cost(NamedTuple):
 
 
 def nbytes(tree: types.PyTree) -> int:
-  """Of arrays or their shapes."""
+  """Of arrays or their shapes, of one device if they say where they lie."""
+
+  def shape(x):
+    placed = getattr(x, 'sharding', None)
+    return placed.shard_shape(x.shape) if placed else x.shape
+
   return sum(
-    math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )
 
 
@@ -93,7 +99,11 @@ def passes(
 
 
 def step_cost(
-  stage: str, fn: Callable, args: list[tuple[str, Any]], over: Passes
+  stage: str,
+  fn: Callable,
+  args: list[tuple[str, Any]],
+  over: Passes,
+  mesh: Mesh | None = None,
 ) -> Cost:
   """Of a step over all batches, compiled for the largest.
 
@@ -101,10 +111,14 @@ def step_cost(
     fn: jitted.
     args: (kind of bytes, shapes) in the order of fn's arguments; the shapes of
       the batch are None.
+    mesh: over which the rows of the batch are split.
   """
 
   def at(shape):
-    return tuple(batch_of(shape) if x is None else x for _, x in args)
+    batch = batch_of(shape)
+    if mesh is not None:
+      batch = sharding.put(batch, sharding.of_batch(mesh, batch))
+    return tuple(batch if x is None else x for _, x in args)
 
   total = {shape: flop(fn, *at(shape)) for shape in over.shapes}
   passed = sum(n * over.flop[shape] for shape, n in over.shapes.items())
@@ -164,7 +178,10 @@ def _count(jaxpr) -> float:
     if name == 'scan':
       total += params['length'] * sum(inner)
     elif name == 'shard_map':
-      total += params['mesh'].size * sum(inner)
+      sizes = [
+        params['mesh'].shape[axis] for axis in params['newly_manual_axes']
+      ]
+      total += math.prod(sizes) * sum(inner)
     else:
       total += max(inner, default=0.0) if name == 'cond' else sum(inner)
   return total

@@ -33,8 +33,17 @@ class ScoreStore:
     start = number * self._chunk
     return range(start, min(start + self._chunk, self._array.shape[1]))
 
-  def put(self, start: int, scores_KxC: np.ndarray) -> None:
+  def put(
+    self,
+    start: int,
+    scores_KxC: np.ndarray,
+    share: tuple[int, int] = (0, 1),
+  ) -> None:
     """Takes the columns from `start` on; a chunk that is full is written.
+
+    Args:
+      share: (i, n): of all chunks those with the numbers i, i + n, ... alone;
+        another process writes the others.
 
     Raises:
       ValueError: a score is not finite.
@@ -56,6 +65,8 @@ class ScoreStore:
         f'fit in {num_queries} queries x {num_sequences} sequences'
       )
     for number in range(start // self._chunk, -(-stop // self._chunk)):
+      if number % share[1] != share[0]:
+        continue
       at = self.columns(number)
       low, high = max(start, at.start), min(stop, at.stop)
       shape = len(scores_KxC), len(at)

@@ -6,7 +6,9 @@
 A step is written into `tmp_...` beside its place, synced to disk and renamed:
 a folder `step_...` is complete unless its disk went bad, and then the digests
 tell. Trees come back as nested dicts of numpy arrays, bit for bit; `like` gives
-them the structure they had. One process writes a directory at a time.
+them the structure they had. One program writes a directory at a time. Where
+that is many processes each writes what its devices alone hold and the first one
+the rest; all read the step that the first one finds.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from influence_jax import types
+from influence_jax import processes, types
 
 _KEPT = 2  # newest steps
 
@@ -47,12 +49,22 @@ def save(
     meta: anything that JSON holds; `check` compares it later.
   """
   directory = pathlib.Path(directory).absolute()
-  directory.mkdir(parents=True, exist_ok=True)
-  _remove_leftovers(directory)
   folder = directory / f'step_{step:08d}'
   temporary = directory / f'tmp_{folder.name}'
+  if processes.is_first():
+    directory.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(directory)
+  processes.wait('store: begun')
   with _quiet(), ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(temporary / 'checkpoint', _nested({'tree': tree}))
+  if processes.is_first():
+    _finish(directory, folder, temporary, meta)
+  processes.wait('store: done')
+
+
+def _finish(directory, folder, temporary, meta) -> None:
+  """Makes a step of what has been written in full."""
+  step = int(folder.name.removeprefix('step_'))
   paths = [path for path in temporary.rglob('*') if path.is_file()]
   files = {str(p.relative_to(temporary)): _digest(p) for p in sorted(paths)}
   manifest = {'step': step, 'meta': meta, 'files': files}
@@ -70,24 +82,19 @@ def save(
 
 def latest(directory: str | os.PathLike) -> Checkpoint | None:
   """The newest complete step; damaged ones are skipped with a warning."""
-  for step in reversed(_steps(directory)):
-    folder = pathlib.Path(directory).absolute() / f'step_{step:08d}'
-    damage = _damage(folder)
-    if damage is None:
-      return _read(folder)
-    logging.warning('%s; going back to the step before it', damage)
-  return None
+  step = processes.agreed(_newest(directory) if processes.is_first() else None)
+  return None if step is None else _read(_folder(directory, step))
 
 
 def load(directory: str | os.PathLike) -> Checkpoint:
   """The newest step, for those who only read; ValueError if it is not whole."""
-  steps = _steps(directory)
+  steps = processes.agreed(_steps(directory))
   if not steps:
     raise ValueError(
       f'no checkpoint in {directory}; run the command that writes it, or name '
       'the --workdir in which it ran'
     )
-  folder = pathlib.Path(directory).absolute() / f'step_{steps[-1]:08d}'
+  folder = _folder(directory, steps[-1])
   damage = _damage(folder)
   if damage is not None:
     raise ValueError(
@@ -148,7 +155,12 @@ def fingerprint(tree: types.PyTree) -> str:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON so that `path` holds all of it or what it held before."""
+  """Writes JSON so that `path` holds all of it or what it held before.
+
+  Of many processes the first one does.
+  """
+  if not processes.is_first():
+    return
   path = pathlib.Path(path)
   temporary = path.with_name(f'tmp_{path.name}')
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,8 +200,29 @@ def _nested(tree: types.PyTree) -> dict:
     node = nested
     for parent in parents:
       node = node.setdefault(parent, {})
-    node[name] = {} if is_empty(leaf) else np.asarray(leaf)
+    node[name] = {} if is_empty(leaf) else _on_host(leaf)
   return nested
+
+
+def _on_host(x: Any) -> Any:
+  """As numpy, but for what is spread over processes and not the same in all."""
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return np.asarray(x) if x.is_fully_replicated else x
+  return np.asarray(x)
+
+
+def _folder(directory: str | os.PathLike, step: int) -> pathlib.Path:
+  return pathlib.Path(directory).absolute() / f'step_{step:08d}'
+
+
+def _newest(directory: str | os.PathLike) -> int | None:
+  """The newest step that is whole."""
+  for step in reversed(_steps(directory)):
+    damage = _damage(_folder(directory, step))
+    if damage is None:
+      return step
+    logging.warning('%s; going back to the step before it', damage)
+  return None
 
 
 def _steps(directory: str | os.PathLike) -> list[int]:
@@ -218,8 +251,14 @@ def _damage(folder: pathlib.Path) -> str | None:
 
 def _read(folder: pathlib.Path) -> Checkpoint:
   manifest = read_json(folder / 'manifest.json')
-  with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-    tree = checkpointer.restore(folder / 'checkpoint')['tree']
+  path = folder / 'checkpoint'
+  with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+    # Whatever mesh the arrays were saved on
+    found = checkpointer.metadata(path).item_metadata.tree
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), found
+    )
+    tree = checkpointer.restore(path, restore_args=as_numpy)['tree']
   return Checkpoint(manifest['step'], tree, manifest['meta'])
 
 

@@ -87,8 +87,13 @@ def make_step(
   model: nn.Module,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
+  placed: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[TrainState, types.Batch], tuple[TrainState, dict]]:
-  """(state, batch) -> (state, metrics), jitted; the old state is donated."""
+  """(state, batch) -> (state, metrics), jitted; the old state is donated.
+
+  Args:
+    placed: says within jit where the new state lies.
+  """
 
   def loss_fn(params, batch, num_tokens):
     logits = model.apply({'params': params}, batch.inputs)
@@ -108,7 +113,8 @@ def make_step(
       'grad_norm': optax.tree.norm(grads),  # before it is clipped
       'tokens': num_tokens,
     }
-    return TrainState(state.step + 1, params, opt_state), metrics
+    new = placed(TrainState(state.step + 1, params, opt_state))
+    return new, metrics
 
   return jax.jit(step_fn, donate_argnums=0)
 
@@ -128,6 +134,7 @@ def train(
   """The state after step `num_steps`; goes on from `state`, which is donated.
 
   Args:
+    state: where it lies.
     batches: those of the steps to come, the next first.
     save: called every `save_every` steps and after the last, once all metrics
       so far are known to be finite.
@@ -141,7 +148,6 @@ def train(
     desc='train', initial=first, total=num_steps, disable=quiet, mininterval=1.0
   )
   finish = _finisher(log, bar)
-  state = sharding.replicate(mesh, state)
   waiting, batches = None, iter(batches)
   for step in range(first + 1, num_steps + 1):
     batch = next(batches)

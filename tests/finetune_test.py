@@ -206,7 +206,7 @@ class FinetuneTest(parameterized.TestCase):
       lambda: training.start(tuned, optimizer, jax.random.key(0))
     )
     step_fn = finetune.make_step(
-      tuned, optimizer, schedule, sharding.make_mesh()
+      tuned, optimizer, schedule, self.config(), sharding.make_mesh()
     )
     shape = jax.ShapeDtypeStruct((4, 16), np.int32)
     batch = types.Batch(shape, shape, shape, jax.ShapeDtypeStruct((4,), int))

@@ -178,7 +178,7 @@ class ResumeTest(parameterized.TestCase):
     before, after = devices
     _fit('ekfac', _batches(3), devices=before, save=saved.append, save_every=1)
     (state,) = [x for x in saved if (x.stage, x.cursor) == place]
-    self.assertLen(state.counts.tokens, before)
+    self.assertLen(state.counts.tokens, 1)  # added up to be saved
     got = _fit('ekfac', _batches(3), devices=after, state=state)
     wanted = _fit('ekfac', _batches(3))
     for layer, factors in wanted.factors.items():

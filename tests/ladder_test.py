@@ -179,7 +179,7 @@ class TrainLadderTest(absltest.TestCase):
       log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
       total -= log_p[np.arange(len(row) - 1), row[1:]].sum()
       num += len(row) - 1
-    found = held_out.loss(rung.config, ours, apart, None)
+    found = held_out.loss(rung.config, ours, apart, None, 256)
     self.assertAlmostEqual(found, total / num, places=5)
 
   def test_a_corpus_that_has_queries_and_truth_leaves_them(self):

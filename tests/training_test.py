@@ -342,15 +342,15 @@ class MeshTest(absltest.TestCase):
       with self.assertRaisesRegex(ValueError, 'but 8 are there'):
         sharding.make_mesh(**sizes)
 
-  def test_rows_are_split_and_other_trees_copied(self):
+  def test_rows_are_split_and_filled_up_and_other_trees_copied(self):
     mesh = sharding.make_mesh(data=4, model=2)
-    x = np.arange(24.0).reshape(8, 3)
-    split = sharding.shard_batch(mesh, {'x': x})['x']
-    self.assertEqual(split.addressable_shards[0].data.shape, (2, 3))
+    x = np.arange(21.0).reshape(7, 3)
+    split = sharding.shard_batch(mesh, types.Batch(x, x, x, np.arange(7)))
+    self.assertEqual(split.mask.addressable_shards[0].data.shape, (2, 3))
+    np.testing.assert_array_equal(split.mask, [*x, [0, 0, 0]])
+    np.testing.assert_array_equal(split.ids, [*range(7), -1])
     copies = sharding.replicate(mesh, x).addressable_shards
-    self.assertEqual([c.data.shape for c in copies], [(8, 3)] * 8)
-    with self.assertRaisesRegex(ValueError, '7 rows .* 4 devices'):
-      sharding.shard_batch(mesh, x[:7])
+    self.assertEqual([c.data.shape for c in copies], [(7, 3)] * 8)
 
 
 class CommonTest(absltest.TestCase):

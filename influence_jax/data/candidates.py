@@ -25,7 +25,6 @@ sequence; several times that while building.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import bm25s
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
@@ -87,6 +86,8 @@ def bm25(
   """BM25 of all queries and of each chunk of sequences in turn, [K, C]."""
   columns_V, counts_UxK = _columns(sequences, queries)
   num = len(counts_UxK)
+  import bm25s  # here: it starts JAX's devices, `processes.start` comes first
+
   index = bm25s.BM25(k1=1.5, b=0.75, method='lucene').build_index_from_ids(
     range(num + 1), _Rows(sequences, columns_V), show_progress=False
   )

@@ -3,10 +3,17 @@
 import os
 import pathlib
 
+from influence_jax import processes
+
 
 def write(path: str | os.PathLike, content: bytes) -> None:
-  """Writes beside `path`, then renames: a reader never sees half a file."""
+  """Writes beside `path`, then renames: a reader never sees half a file.
+
+  Of many processes the first one does.
+  """
   path = pathlib.Path(path)
+  if not processes.is_first():
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
   try:

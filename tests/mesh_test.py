@@ -1,0 +1,111 @@
+"""One result on any mesh: factors, scores and tops of one device's run."""
+
+import functools
+
+import jax
+import numpy as np
+import testing
+from absl.testing import absltest, parameterized
+
+from influence_jax import curvature, fit, scan, sharding, topk
+from influence_jax.models import transformer as transformer_lib
+
+_MESHES = ((8, 1), (4, 2), (2, 4), (1, 8), (3, 2))
+_KEYS = ('L_A', 'L_S', 'Lambda')
+
+
+def setUpModule():
+  jax.config.update('jax_enable_x64', True)
+  jax.config.update('jax_disable_most_optimizations', True)  # compiles sooner
+
+
+def tearDownModule():
+  jax.config.update('jax_disable_most_optimizations', False)
+  jax.config.update('jax_enable_x64', False)
+
+
+@functools.cache
+def _model():
+  """Three stacked blocks; widths that 2, 4 and 8 divide, but for biases."""
+  net = transformer_lib.make(
+    vocab_size=16, width=8, mlp_width=24, num_heads=2, num_layers=3, max_len=8,
+    dtype='float64', scan=True, remat=True,
+  )  # fmt: skip
+  inputs = jax.ShapeDtypeStruct((1, 8), np.int32)
+  return testing.model_of(net, inputs, pattern='mlp')
+
+
+def _batches() -> list:
+  """Rows that no axis divides: 6 + 6 + 1."""
+  rows = [testing.batch(6, seed=0), testing.batch(6, seed=1)]
+  rows += [testing.batch(1, seed=2)]
+  return [
+    x._replace(ids=np.arange(len(x.ids), dtype=np.int32) + 6 * n)
+    for n, x in enumerate(rows)
+  ]
+
+
+@functools.cache
+def _fitted(shape, fsdp=True):
+  mesh = sharding.make_mesh(*shape)
+  model, params = _model()
+  placed = sharding.put(params, sharding.of_params(mesh, params, fsdp=fsdp))
+  batches = _batches()
+  state = fit.fit(
+    curvature.make('ekfac'), model, placed, len(batches), batches.__getitem__,
+    jax.random.key(0), mesh=mesh, quiet=True,
+  )  # fmt: skip
+  return state.factors
+
+
+def _queries(rank, num=5):
+  """Not solved: any array of their shape will do."""
+  rng = np.random.default_rng(0)
+
+  def one(layer):
+    I, O = layer.num_in, layer.num_out  # noqa: E741
+    if rank is None:
+      return {'P': rng.normal(size=(*layer.stack, I, O, num))}
+    return {
+      'U': rng.normal(size=(*layer.stack, num, I, rank)),
+      'V': rng.normal(size=(*layer.stack, num, rank, O)),
+    }
+
+  return {path: one(layer) for path, layer in _model()[0].layers.items()}
+
+
+def _scanned(shape, rank):
+  mesh = sharding.make_mesh(*shape)
+  model, params = _model()
+  placed = sharding.put(params, sharding.of_params(mesh, params, fsdp=True))
+  step = scan.make_step(model, mesh)
+  summary, scores = topk.start(5, 4), []
+  for ids, scores_KxB in scan.scan(
+    step, placed, _queries(rank), _batches(), mesh
+  ):
+    summary = topk.update(summary, ids, scores_KxB)
+    scores.append(scores_KxB)
+  return np.concatenate(scores, 1), topk.top(summary)[0]
+
+
+class MeshTest(parameterized.TestCase):
+  @parameterized.parameters(*_MESHES)
+  def test_factors(self, *shape):
+    for path, wanted in _fitted((1, 1)).items():
+      for key in _KEYS:
+        got = np.asarray(_fitted(shape)[path][key])
+        testing.assert_near(self, got, np.asarray(wanted[key]))
+
+  @parameterized.product(shape=_MESHES, rank=(None, 2))
+  def test_scores_and_tops(self, shape, rank):
+    (wanted, wanted_ids), (got, ids) = (
+      _scanned((1, 1), rank),
+      _scanned(shape, rank),
+    )
+    testing.assert_near(self, got, wanted)
+    np.testing.assert_array_equal(ids, wanted_ids)
+    self.assertEqual(wanted.shape, (5, 13))
+
+
+if __name__ == '__main__':
+  absltest.main()
