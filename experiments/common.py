@@ -69,6 +69,12 @@ def mesh(config: ConfigDict) -> Mesh:
   return sharding.make_mesh(section.get('data'), section.get('model', 1))
 
 
+def splits_params(config: ConfigDict) -> bool:
+  """Whether a device has only a part of the parameters."""
+  section = config.get('mesh', {})
+  return section.get('model', 1) > 1 or section.get('fsdp', False)
+
+
 def params_shardings(
   config: ConfigDict, mesh: Mesh, params: types.PyTree
 ) -> types.PyTree:

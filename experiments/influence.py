@@ -70,6 +70,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     rich.print(f'[bold]{name}[/bold]')
     start = time.perf_counter()
     stage(config, workdir, ours)
+    processes.wait(name)  # the next one reads what the first process wrote
     rich.print(f'[dim]{name}: {time.perf_counter() - start:.1f} s[/dim]')
 
 

@@ -11,6 +11,7 @@ import rich
 from ml_collections import ConfigDict
 
 from experiments import common, fit_curvature, report, score, train
+from influence_jax import processes
 
 STAGES = {
   'train the language model': train.run,
@@ -25,6 +26,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     rich.print(f'[bold]{name}[/bold]')
     start = time.perf_counter()
     stage(config, workdir)
+    processes.wait(name)  # the next one reads what the first process wrote
     rich.print(f'[dim]{name}: {time.perf_counter() - start:.1f} s[/dim]')
 
 

@@ -16,7 +16,14 @@ import tqdm
 from ml_collections import ConfigDict
 
 from experiments import solve, trained
-from influence_jax import attribution, contraction, plain, topk, types
+from influence_jax import (
+  attribution,
+  contraction,
+  plain,
+  processes,
+  topk,
+  types,
+)
 from influence_jax.data import batches as batches_lib
 
 
@@ -51,9 +58,14 @@ def tops(
   with _precision(config.score.refine_float64):
     if config.score.refine_float64:
       ours, factors = _widen(config, ours, factors)
-    details = jax.jit(functools.partial(_details, ours.model))
+    details_fn = jax.jit(functools.partial(_details, ours.model))
     main = solve.answers(config)[:1]
+    ours, factors, beside = solve.lay(config, ours, factors)
     solver = solve.make_solver(config, ours, main, factors, rank=None)
+
+    def details(query, batch):
+      return processes.fetch(details_fn(ours.params, *beside((query, batch))))
+
     found, num = [], len(batch.inputs)
     bar = tqdm.tqdm(total=num, desc='refine', mininterval=1.0)
     for rows in solve.chunks(config, num):
@@ -104,7 +116,7 @@ def _exact(config, ours, details, query, numbers) -> dict:
   )
   for spec in plan:
     batch = batches_lib.get(sequences, spec)
-    tokens_BxT, layers_BxL = jax.device_get(details(ours.params, query, batch))
+    tokens_BxT, layers_BxL = details(query, batch)
     for b, i in enumerate(spec.rows.tolist()):
       num_positions = len(sequences.row(i)) - 1
       found[i] = tokens_BxT[b, :num_positions], layers_BxL[b]

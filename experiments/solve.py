@@ -21,6 +21,8 @@ from influence_jax import (
   gradients,
   influence,
   lowrank,
+  processes,
+  sharding,
   types,
 )
 
@@ -72,6 +74,24 @@ def chunks(config: ConfigDict, num: int) -> list[range]:
   return [range(i, min(i + size, num)) for i in range(0, num, size)]
 
 
+def lay(
+  config: ConfigDict, ours: trained.Trained, factors: dict[str, types.Factors]
+) -> tuple[trained.Trained, dict[str, types.Factors], Callable]:
+  """Parameters and factors where a program finds them, and tree -> tree for
+
+  what it sees beside them: on the mesh if the section mesh splits parameters,
+  else as they are, for one device.
+  """
+  if not common.splits_params(config):
+    return ours, factors, lambda tree: tree
+  mesh = common.mesh(config)
+  factors = sharding.put(
+    factors, sharding.of_layers(mesh, ours.model.layers, factors)
+  )
+  placed = ours._replace(params=common.place(config, mesh, ours.params))
+  return placed, factors, functools.partial(sharding.replicate, mesh)
+
+
 def make_solver(
   config: ConfigDict,
   ours: trained.Trained,
@@ -85,6 +105,7 @@ def make_solver(
   `query_batch`. ValueError if a query's loss or gradient is not finite.
   """
   layers = ours.model.layers
+  ours, factors, beside = lay(config, ours, factors)
   dampings = [
     influence.damping_of(x.approximation, layers, factors, **x.damping)
     for x in asked
@@ -114,13 +135,16 @@ def make_solver(
     size = min(config.score.query_batch, len(batch.inputs))
     filled = np.resize(rows, size)  # one shape for all
     g_KxIxO, losses_K = gradient(
-      ours.params, types.Batch(*(x[filled] for x in batch))
+      ours.params, beside(types.Batch(*(x[filled] for x in batch)))
     )
     num = len(rows)
-    found = [
-      contraction.take(compress(n, factors, damping, g_KxIxO), range(num))
+    solved = [
+      compress(n, factors, damping, g_KxIxO)
       for n, damping in enumerate(dampings)
     ]
+    if jax.process_count() > 1:
+      solved, losses_K = processes.fetch((solved, losses_K))
+    found = [contraction.take(one, range(num)) for one in solved]
     losses_K = np.asarray(losses_K)[:num]
     _check_finite(found, losses_K)
     return found, losses_K

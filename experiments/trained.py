@@ -123,7 +123,11 @@ def _pretrained(config, workdir) -> tuple[types.PyTree, str, corpus.Corpus]:
   path, dtype = config.checkpoint.path, network(config).config.dtype
   opened = checkpoint.open(path)
   tokenizer = opened.tokenizer()
-  _, params = pretrained.load(path, dtype=dtype, scan=config.checkpoint.scan)
+  ways = dict(dtype=dtype, scan=config.checkpoint.scan)
+  if common.splits_params(config):  # each tensor goes where it belongs
+    mesh = common.mesh(config)
+    ways['put'] = lambda path, x: common.place(config, mesh, {path: x})[path]
+  _, params = pretrained.load(path, **ways)
   fields = json.dumps(opened.config_json, sort_keys=True).encode()
   identity = {'config': np.frombuffer(fields, np.uint8), 'params': params}
   data = corpus.load(config.data, workdir, tokenizer)

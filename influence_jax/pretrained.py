@@ -34,7 +34,7 @@ def load(
   *,
   dtype: str = 'float32',
   scan: bool = False,
-  put: Callable[[np.ndarray], jax.Array] = jax.device_put,
+  put: Callable[[str, np.ndarray], jax.Array] = lambda _, x: jax.device_put(x),
 ) -> tuple[decoder.DecoderConfig, types.PyTree]:
   """The decoder's config and parameters.
 
@@ -43,7 +43,7 @@ def load(
     dtype: of the computation and of the parameters. For parameters wider than
       the computation load them wide and replace `dtype` in the config.
     scan: one stack of blocks, its axis L first.
-    put: what places an array on devices, `jax.device_put` with a sharding say.
+    put: places an array, given its '/'-joined path, on devices.
 
   Raises:
     ValueError: the family is unknown or config.json asks for what it has not;
@@ -120,7 +120,7 @@ def _params(
   config: decoder.DecoderConfig,
   sources: dict[str, tensors.Source],
   found: dict[str, tensors.Tensor],
-  put: Callable[[np.ndarray], jax.Array],
+  put: Callable[[str, np.ndarray], jax.Array],
 ) -> types.PyTree:
   flat: dict[str, Any] = {}
   # The largest first: what is read and put at once is small once much is held.
@@ -130,12 +130,13 @@ def _params(
     x = x.astype(config.dtype, copy=False)
     block = re.fullmatch(r'blocks_(\d+)/(.*)', path)
     if not (config.scan and block):
-      flat[path] = put(x)
+      flat[path] = put(path, x)
       continue
     stack = f'blocks/{block[2]}'
     if stack not in flat:
       shape = (config.num_layers, *x.shape)
-      flat[stack] = put(np.broadcast_to(np.zeros((), x.dtype), shape))
+      zeros = np.broadcast_to(np.zeros((), x.dtype), shape)
+      flat[stack] = put(stack, zeros)
     flat[stack] = _fill(flat[stack], x, int(block[1]))
   return traverse_util.unflatten_dict(flat, sep='/')
 

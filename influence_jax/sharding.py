@@ -63,14 +63,17 @@ def takes_turns(mesh: Mesh) -> bool:
 
 
 def put(tree: types.PyTree, shardings: types.PyTree) -> types.PyTree:
-  """A copy of the arrays, laid out so; every process has the same arrays.
+  """The arrays, laid out so; every process has the same ones.
 
-  Shapes (jax.ShapeDtypeStruct) are told where they would lie.
+  Copies, but for those of JAX that lie so already. Shapes, as
+  jax.ShapeDtypeStruct, are told where they would lie.
   """
 
   def one(x, sharding):
     if isinstance(x, jax.ShapeDtypeStruct):
       return x.update(sharding=sharding)
+    if getattr(x, 'sharding', None) == sharding:
+      return x
     if sharding.is_fully_addressable or isinstance(x, jax.Array):
       return jax.device_put(x, sharding, may_alias=False)
     x = np.asarray(x)

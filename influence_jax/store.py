@@ -145,10 +145,13 @@ def like(target: types.PyTree, tree: dict) -> types.PyTree:
 def fingerprint(tree: types.PyTree) -> str:
   """Sha256, in hex, of the paths, dtypes, shapes and bytes of the arrays."""
   digest = hashlib.sha256()
-  for path, array in jax.tree_util.tree_leaves_with_path(
-    _nested({'tree': tree})
-  ):
-    name = jax.tree_util.keystr(path)
+  leaves = {
+    tuple(_names(path)): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path({'tree': tree})
+  }
+  for names in sorted(leaves):
+    array = processes.fetch(leaves[names])  # one at a time
+    name = ''.join(f'[{name!r}]' for name in names)
     digest.update(f'{name} {array.dtype} {array.shape}\n'.encode())
     digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
   return digest.hexdigest()

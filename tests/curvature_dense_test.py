@@ -302,7 +302,7 @@ class OneDatumTest(absltest.TestCase):
 
 # The true Fisher matrix of a small network: 3 classes, 3 positions, 27 labels
 
-_PER_GROUP, _NUM_GROUPS = 32, 512  # a group: one device's rows of a batch
+_PER_GROUP, _NUM_GROUPS = 32, 512  # a group: a batch
 
 
 def _two_sequences():
@@ -369,15 +369,15 @@ def _sampled():
   All sequences are copies of the two, under ids of their own.
   """
   model, params = testing.deep()
-  num_rows = 8 * _PER_GROUP
+  num_rows = _PER_GROUP
   copies = testing.rows(_two_sequences(), np.arange(num_rows) % 2)
   batches = [
     copies._replace(ids=np.arange(num_rows) + i * num_rows)
-    for i in range(_NUM_GROUPS // 8)
+    for i in range(_NUM_GROUPS)
   ]
   saved = []
   state = testing.fitted(
-    _all_factors(), model, params, batches, targets='model', devices=8,
+    _all_factors(), model, params, batches, targets='model',
     save=saved.append, save_every=1,
   )  # fmt: skip
   sums = {}
@@ -388,9 +388,7 @@ def _sampled():
         path: np.diff([x[path][key] for x in states], axis=0, prepend=0)
         for path in model.layers
       }
-  return _by_name(state, model), jax.tree.map(
-    lambda x: x.reshape(_NUM_GROUPS, *x.shape[2:]), sums
-  )
+  return _by_name(state, model), jax.tree.map(lambda x: x[:, 0], sums)
 
 
 def _statistics(layer):

@@ -7,7 +7,15 @@ import numpy as np
 import testing
 from absl.testing import absltest, parameterized
 
-from influence_jax import curvature, fit, scan, sharding, topk
+from influence_jax import (
+  costs,
+  curvature,
+  fit,
+  planner,
+  scan,
+  sharding,
+  topk,
+)
 from influence_jax.models import transformer as transformer_lib
 
 _MESHES = ((8, 1), (4, 2), (2, 4), (1, 8), (3, 2))
@@ -105,6 +113,73 @@ class MeshTest(parameterized.TestCase):
     testing.assert_near(self, got, wanted)
     np.testing.assert_array_equal(ids, wanted_ids)
     self.assertEqual(wanted.shape, (5, 13))
+
+  @parameterized.parameters(*_MESHES[1:4])
+  def test_bytes_of_a_device_are_those_of_the_compiled_steps(self, *shape):
+    mesh = sharding.make_mesh(*shape)
+    model, params = _model()
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
+    )
+    placed = sharding.put(shapes, sharding.of_params(mesh, shapes, fsdp=True))
+    over = planner.passes(model, placed, {(8, 8): 1})
+    queries = costs.queries_of(model.layers, 5, 2)
+    found = costs.fit_costs(
+      curvature.make('ekfac'), over, mesh=mesh, targets='data'
+    )
+    found = [x for x in found if x.step] + [
+      costs.scan_cost(over, queries, mesh=mesh)
+    ]
+    self.assertLen(found, 3)
+    for cost in found:
+      if cost.stage == 'scan':
+        parameters, queries, batch = cost.step_args
+        used = parameters, queries, batch[:3]  # no step sees the ids
+      else:
+        parameters, factors, _, batch, counts, sums = cost.step_args
+        bases = [
+          x for one in factors.values() for k, x in one.items() if 'Q' in k
+        ]
+        used = parameters, bases, batch[:3], counts, sums
+      self.assertEqual(
+        planner.nbytes(used),
+        cost.step.memory_analysis().argument_size_in_bytes,
+        cost.stage,
+      )
+
+  def test_matrices_are_split_over_model_and_parameters_over_both(self):
+    mesh = sharding.make_mesh(4, 2)
+    model, params = _model()
+    names = {
+      jax.tree_util.keystr(path, simple=True, separator='/'): x.spec
+      for path, x in jax.tree_util.tree_leaves_with_path(
+        sharding.of_params(mesh, params, fsdp=True)
+      )
+    }
+    spec = jax.sharding.PartitionSpec
+    self.assertEqual(
+      names['blocks/mlp/fc_in/kernel'], spec(None, 'data', 'model')
+    )
+    self.assertEqual(
+      names['blocks/mlp/fc_out/kernel'], spec(None, 'model', 'data')
+    )
+    self.assertEqual(names['tok_emb/embedding'], spec('model', 'data'))
+    self.assertEqual(names['blocks/mlp/fc_in/bias'], spec(None, None))
+    placed = sharding.of_layers(mesh, model.layers, _fitted((4, 2)))
+    one = placed['blocks/mlp/fc_in']  # 9 x 24
+    self.assertEqual(one['Q_S'].spec, spec(None, None, 'model'))
+    self.assertEqual(one['Q_A'].spec, spec(None, None, None))
+    self.assertEqual(one['Lambda'].spec, spec(None, None, 'model'))
+    self.assertEqual(one['L_S'].spec, spec(None, None))
+
+  def test_rules_of_a_config_come_first(self):
+    mesh = sharding.make_mesh(4, 2)
+    rules = (('fc_in/kernel$', (None, 'data')), *sharding.RULES)
+    found = sharding.of_params(mesh, _model()[1], fsdp=True, rules=rules)
+    mlp = found['blocks']['mlp']
+    spec = jax.sharding.PartitionSpec
+    self.assertEqual(mlp['fc_in']['kernel'].spec, spec(None, None, 'data'))
+    self.assertEqual(mlp['fc_out']['kernel'].spec, spec(None, 'model', 'data'))
 
 
 if __name__ == '__main__':

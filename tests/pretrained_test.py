@@ -1,4 +1,3 @@
-import functools
 import json
 import pathlib
 import shutil
@@ -93,9 +92,10 @@ class LoadTest(PretrainedTest):
   @parameterized.parameters(False, True)
   def test_every_array_is_put_where_put_puts_it(self, scan):
     mesh = sharding.make_mesh(data=1, model=2)
-    spec = jax.sharding.PartitionSpec(None, 'model')
+    spec, seen = jax.sharding.PartitionSpec(None, 'model'), []
 
-    def put(x):
+    def put(path, x):
+      seen.append(path)
       if x.ndim < 2 or x.shape[1] % 2:
         return sharding.replicate(mesh, x)
       return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
@@ -103,8 +103,11 @@ class LoadTest(PretrainedTest):
     _, params = pretrained.load(_FOLDER / 'qwen3', scan=scan, put=put)
     _, wanted = pretrained.load(_FOLDER / 'qwen3', scan=scan)
     self.assert_same(params, wanted)
+    self.assertCountEqual(seen, traverse_util.flatten_dict(params, sep='/'))
     for path, x in traverse_util.flatten_dict(params, sep='/').items():
-      same = x.sharding.is_equivalent_to(put(np.asarray(x)).sharding, x.ndim)
+      same = x.sharding.is_equivalent_to(
+        put(path, np.asarray(x)).sharding, x.ndim
+      )
       self.assertTrue(same, path)
 
   @parameterized.parameters(False, True)
@@ -125,7 +128,11 @@ class LoadTest(PretrainedTest):
     (self.folder / 'config.json').write_text(json.dumps(config_json))
     largest = max(x.nbytes for x in tensors.values())
     self.assertGreater(sum(x.nbytes for x in tensors.values()), 6 * largest)
-    put = functools.partial(jnp.array, copy=True)
+
+    def put(path, x):
+      del path
+      return jnp.array(x, copy=True)
+
     pretrained.load(self.folder, scan=scan, put=put)  # compiles
     tracemalloc.start()
     self.addCleanup(tracemalloc.stop)
@@ -136,7 +143,8 @@ class LoadTest(PretrainedTest):
   def test_the_largest_tensors_are_read_first(self):
     sizes = []
 
-    def put(x):
+    def put(path, x):
+      del path
       sizes.append(x.size)
       return jax.device_put(x)
 

@@ -166,29 +166,19 @@ class ProcessesTest(absltest.TestCase):
     self.run_to_the_end('killed', 2)
     np.testing.assert_array_equal(scores(killed), scores(self.two))
 
-  def test_a_fit_goes_on_with_another_number(self):
+  def test_it_goes_on_with_another_number_and_another_mesh(self):
     moved = self.folder / 'moved'
-    joined = start(moved, 2)
-    happened = lambda: kill_test.steps(moved, 'factors')  # noqa: E731
+    mesh = '--config.mesh.model=2', '--config.mesh.fsdp=True'
+    joined = start(moved, 2, 4, *mesh)
+    chunks = moved / 'scores' / 'scores.zarr' / 'c' / '0'
+    happened = lambda: chunks.exists() and [*chunks.iterdir()]  # noqa: E731
     self.assertTrue(kill_test.kill_when(joined[0], happened))
     joined[1].kill()
     end(joined)
-    for num in (1, 2):
-      joined = start(moved, num, num)
-      done = lambda: len(scores_written(moved)) >= num  # noqa: B023, E731
-      kill_test.kill_when(joined[0], done)
-      for x in joined:
-        x.kill()
-      end(joined)
     self.run_to_the_end('moved', 1, 1)
     wanted = scores(self.two)
     error = np.abs(scores(moved) - wanted).max() / np.abs(wanted).max()
     self.assertLess(error, 1e-4)
-
-
-def scores_written(workdir: pathlib.Path) -> list:
-  chunks = workdir / 'scores' / 'scores.zarr' / 'c' / '0'
-  return [*chunks.iterdir()] if chunks.exists() else []
 
 
 if __name__ == '__main__':
