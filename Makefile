@@ -32,8 +32,7 @@ bench: .venv/installed
 	$(RUN) -m benchmarks.compare --cases=small,medium,large \
 	  --workdir=runs/benchmark --out=results/benchmark.json
 
-# Two host devices train faster than one on two cores. Not as many as there
-# are cores: a batch has a multiple of as many rows, so others make other models.
+# Two host devices train faster than one on two cores.
 figures: export JAX_NUM_CPU_DEVICES ?= 2
 figures: .venv/installed
 	$(RUN) -m experiments.reproduce --config=configs/figures.py --workdir=runs

@@ -94,7 +94,7 @@ def finish(setup: Setup, index: int, state) -> dict:
   """Factors after stage `index`: the eigendecomposition, or Lambda."""
   stage = setup.curvature.stages[index]
   factors = fit.finish_stage(stage, setup.model.layers, state)
-  return jax.block_until_ready(factors)
+  return jax.block_until_ready(jax.device_put(factors))
 
 
 def make_queries(setup: Setup, stage: str) -> Callable:
