@@ -17,6 +17,7 @@ from influence_jax import (
   contraction,
   curvature,
   fit,
+  fit_step,
   gradients,
   influence,
   losses,
@@ -59,7 +60,7 @@ def load(folder: pathlib.Path) -> Setup:
 def make_pass(setup: Setup, index: int) -> Callable:
   """(factors, batches) -> FitState: the sums of stage `index`."""
   stage = setup.curvature.stages[index]
-  step = fit.make_step(setup.model, stage, setup.mesh, 'model')
+  step = fit_step.make(setup.model, stage, setup.mesh, 'model')
   rest = setup.curvature._replace(stages=(stage,))
   rng = jax.random.fold_in(jax.random.key(0), index)
   split = jax.sharding.NamedSharding(

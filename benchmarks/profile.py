@@ -24,7 +24,15 @@ from absl import app, flags
 
 from benchmarks import cases
 from benchmarks import ours_library as library
-from influence_jax import attribution, contraction, cpu, fit, influence, types
+from influence_jax import (
+  attribution,
+  contraction,
+  cpu,
+  fit,
+  fit_step,
+  influence,
+  types,
+)
 
 _PROFILE_CASE = flags.DEFINE_string('profile_case', 'medium', 'of cases.CASES')
 _ROWS = flags.DEFINE_integer('rows', 32, 'sequences a batch')
@@ -75,7 +83,7 @@ def stages(setup, batch, num_queries: int):
   yield 'pass', jax.jit(jax.grad(loss)), (params['tok_emb'], params)
   for stage in setup.curvature.stages:
     state = fit.start(setup.curvature._replace(stages=(stage,)), layers)
-    step = fit.make_step(model, stage, setup.mesh, 'model')
+    step = fit_step.make(model, stage, setup.mesh, 'model')
     # Donated sums are given anew: a copy, as a first batch would have it.
     yield stage.name, _fresh(step), (params, basis, batch, state)
   yield 'pairwise', jax.jit(scores), (params, queries, batch)

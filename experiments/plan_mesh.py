@@ -31,7 +31,7 @@ from influence_jax import (
   collectives,
   costs,
   curvature,
-  fit,
+  fit_step,
   hardware,
   losses,
   plain,
@@ -181,14 +181,14 @@ def fit_costs(
     )
     counts = types.Counts(*[jax.ShapeDtypeStruct((shards,), np.float32)] * 2)
     counts, sums = sharding.put(
-      (counts, sums), fit.shardings(mesh, layers, counts, sums)
+      (counts, sums), fit_step.shardings(mesh, layers, counts, sums)
     )
     args = [
       ('parameters', over.params), ('factors', factors),
       ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
       ('sums', counts), ('sums', sums),
     ]  # fmt: skip
-    step = fit.make_step(over.model, stage, mesh, config.fit.targets)
+    step = fit_step.make(over.model, stage, mesh, config.fit.targets)
     found.append(planner.step_cost(stage.name, step, args, over, mesh))
   return found
 

@@ -44,6 +44,7 @@ from experiments import (
 from influence_jax import (
   curvature,
   fit,
+  fit_step,
   influence,
   sharding,
   store,
@@ -140,7 +141,7 @@ def fit_seconds(task: validation_task.Task) -> float:
   ]
   total = 0.0
   for stage in curvature.make('ekfac').stages:
-    step = fit.make_step(task.model, stage, mesh, 'model')
+    step = fit_step.make(task.model, stage, mesh, 'model')
 
     def run(stage=stage, step=step, factors=factors):
       sums = taps.zeros(layers, stage.init)

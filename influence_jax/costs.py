@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from influence_jax import (
   contraction,
   fit,
+  fit_step,
   gradients,
   influence,
   linalg,
@@ -134,10 +135,10 @@ def fit_costs(
     state = jax.eval_shape(
       lambda c=begun: fit.start(c, over.model.layers, mesh.shape['data'])
     )
-    step = fit.make_step(over.model, stage, mesh, targets)
+    step = fit_step.make(over.model, stage, mesh, targets)
     counts, sums = sharding.put(
       (state.counts, state.sums),
-      fit.shardings(mesh, over.model.layers, state.counts, state.sums),
+      fit_step.shardings(mesh, over.model.layers, state.counts, state.sums),
     )
     args = [
       ('parameters', over.params), ('factors', factors),

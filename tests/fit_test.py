@@ -8,7 +8,7 @@ import numpy as np
 import testing
 from absl.testing import absltest, parameterized
 
-from influence_jax import curvature, fit, losses, models, types
+from influence_jax import curvature, fit, fit_step, losses, models, types
 
 _STEPS = testing.steps_made_once()
 
@@ -245,7 +245,7 @@ class CountsTest(absltest.TestCase):
 
   def test_a_row_of_features_is_one_position(self):
     mask = jnp.array([1.0, 0, 1, 1])
-    self.assertEqual(fit.count(mask), (3, 3))
+    self.assertEqual(fit_step.count(mask), (3, 3))
 
   def test_all_rows_masked_are_refused(self):
     batches = [x._replace(mask=0 * x.mask) for x in _batches(2)]

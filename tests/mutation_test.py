@@ -18,6 +18,7 @@ from influence_jax import (
   contraction,
   curvature,
   fit,
+  fit_step,
   influence,
   linalg,
   losses,
@@ -478,7 +479,7 @@ def _mask_lost_in_the_number_of_positions(a_BxTxI, ds_BxTxO, mask_BxT, factors):
   return found | {'positions': jnp.ones_like(mask_BxT).sum()}
 
 
-@_breaks('eigenvalues', fit, 'count')
+@_breaks('eigenvalues', fit_step, 'count')
 def _positions_counted_as_sequences(mask):
   return types.Counts(mask.sum(), mask.sum())
 
@@ -552,9 +553,10 @@ def _restart_with_sums_of_zero(step, state, *rest):
 
 
 @_breaks('resume', fit, '_run_stage')
-def _restart_at_the_first_batch(step, state, get_batch, rng, mesh, bar, *rest):
+def _restart_at_the_first_batch(*args):
+  *given, bar, save, save_every = args
   whole_bar = tqdm.tqdm(range(bar.total), disable=True)
-  return _run_stage(step, state, get_batch, rng, mesh, whole_bar, *rest)
+  return _run_stage(*given, whole_bar, save, save_every)
 
 
 @_breaks('truncation', lowrank, '_svd')

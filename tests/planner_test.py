@@ -15,6 +15,7 @@ from influence_jax import (
   costs,
   curvature,
   fit,
+  fit_step,
   linalg,
   losses,
   planner,
@@ -217,7 +218,7 @@ class PlannerTest(parameterized.TestCase):
     made = curvature.make('kfac')
     cost = costs.fit_costs(made, _over(False, shapes), mesh=testing.mesh())[0]
     state = fit.start(made, model.layers)
-    step = fit.make_step(model, made.stages[0], testing.mesh(), 'model')
+    step = fit_step.make(model, made.stages[0], testing.mesh(), 'model')
 
     def memory(shape):
       return (

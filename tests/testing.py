@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from influence_jax import fit, losses, sharding, taps, types
+from influence_jax import fit, fit_step, losses, sharding, taps, types
 from influence_jax.models import transformer as transformer_lib
 
 VOCAB = 7
@@ -373,7 +373,7 @@ def steps_made_once():
 
   A step hangs on the model, a stage's tap, the mesh and the targets alone.
   """
-  make_step, made = fit.make_step, {}
+  make_step, made = fit_step.make, {}
 
   def once(model, stage, mesh, targets):
     layers = tuple(model.layers.items())
@@ -382,4 +382,4 @@ def steps_made_once():
       made[key] = make_step(model, stage, mesh, targets)
     return made[key]
 
-  return mock.patch.object(fit, 'make_step', once)
+  return mock.patch.object(fit_step, 'make', once)
