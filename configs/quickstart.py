@@ -43,7 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.layers = r'/mlp/'
   c.plain = config_dict.placeholder(str)  # r'emb|norm': see docs/pretrained.md
   c.mesh = dict(
-    data=None,  # devices that share the rows of a batch; None is all
+    # Devices that share the rows of a batch; None is all
+    data=config_dict.placeholder(int),
     model=1,  # devices that share matrices
     fsdp=False,  # parameters are split over `data`, too
     rules=(),  # (pattern, axes) of parameters, before sharding.RULES
@@ -66,7 +67,8 @@ def get_config() -> ml_collections.ConfigDict:
     svd='randomised',  # or 'exact'
     query_batch=16,  # queries solved at once
     answers=(),  # more of dict(name='kfac', relative=0.1) in the same pass
-    num_sequences=None,  # scanned, evenly spread; None is all of them
+    # Scanned, evenly spread; None is all of them
+    num_sequences=config_dict.placeholder(int),
     candidates=dict(method='all', per_query=10_000),  # 'tf_idf', 'bm25'
     matrix=True,  # keep queries x sequences, too
     chunk=1024,  # sequences a chunk of the matrix
