@@ -31,7 +31,6 @@ from influence_jax import (
   collectives,
   costs,
   curvature,
-  fit_step,
   hardware,
   losses,
   plain,
@@ -163,34 +162,13 @@ def costs_of(config: ConfigDict, data: int, model: int) -> list[planner.Cost]:
 def fit_costs(
   config: ConfigDict, over: planner.Passes, mesh: jax.sharding.Mesh
 ) -> list[planner.Cost]:
-  """Of one batch in each stage, as costs.fit_costs, but that no zeros of
-
-  sums are made on the way: these alone would be larger than a host's memory.
-  """
-  layers, found = over.model.layers, []
-  curvature_ = common.build('curvature', curvature.make, config.curvature)
-  shards = mesh.shape['data']
-  for index, stage in enumerate(curvature_.stages):
-    if stage.name not in config.plan.steps:
-      continue
-    factors, _ = costs.factors_of(curvature_, layers, index)
-    factors = sharding.put(factors, sharding.of_layers(mesh, layers, factors))
-    sums = jax.tree.map(
-      lambda x: x.update(shape=(shards, *x.shape)),
-      jax.eval_shape(lambda s=stage: taps.zeros(layers, s.init)),
-    )
-    counts = types.Counts(*[jax.ShapeDtypeStruct((shards,), np.float32)] * 2)
-    counts, sums = sharding.put(
-      (counts, sums), fit_step.shardings(mesh, layers, counts, sums)
-    )
-    args = [
-      ('parameters', over.params), ('factors', factors),
-      ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
-      ('sums', counts), ('sums', sums),
-    ]  # fmt: skip
-    step = fit_step.make(over.model, stage, mesh, config.fit.targets)
-    found.append(planner.step_cost(stage.name, step, args, over, mesh))
-  return found
+  """Of one batch in each stage that is asked for."""
+  made = common.build('curvature', curvature.make, config.curvature)
+  return [
+    costs.fit_step_cost(made, n, over, mesh=mesh, targets=config.fit.targets)
+    for n, stage in enumerate(made.stages)
+    if stage.name in config.plan.steps
+  ]
 
 
 def record(

@@ -35,7 +35,7 @@ KINDS = (
 _OTHERS = ('send', 'recv', 'ragged-all-to-all', 'collective-broadcast')
 _NAME = r'%?([\w.-]+)'
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,<=]*)\]')
-_TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
+TRIPS = re.compile(r'known_trip_count\W+n\W+(\d+)')
 
 
 class Collective(NamedTuple):
@@ -65,7 +65,7 @@ def of(compiled: jax.stages.Compiled) -> list[Collective]:
 
 def of_text(text: str) -> list[Collective]:
   """All that are in a module of HLO text."""
-  computations, entry = _parse(text)
+  computations, entry = parse(text)
   header = text.lstrip().partition('\n')[0]
   counts = re.findall(r'(?:replica_count|num_partitions)=(\d+)', header)
   num_devices = math.prod(int(n) for n in counts)
@@ -112,7 +112,7 @@ def total(collectives: Iterable[Collective]) -> dict[str, float]:
   return sums
 
 
-def _parse(text: str) -> tuple[dict[str, list[_Op]], str]:
+def parse(text: str) -> tuple[dict[str, list[_Op]], str]:
   """{computation: its instructions} and the entry's name."""
   computations, ops, entry = {}, None, None
   for line in text.split('\n'):
@@ -162,23 +162,23 @@ def _called_by(op: _Op, found: dict[str, list]) -> list[Collective]:
   if kind in _OTHERS and 'is_host_transfer=true' not in op.attributes:
     raise ValueError(f'{op.opcode} of {op.name} is not counted: {KINDS} are')
   if op.opcode == 'while':
-    (body,), (condition,) = _named(op, 'body'), _named(op, 'condition')
-    trips = _TRIPS.search(op.attributes)
+    (body,), (condition,) = named(op, 'body'), named(op, 'condition')
+    trips = TRIPS.search(op.attributes)
     trips = int(trips[1]) if trips else None
     again = None if trips is None else trips + 1
     return _times(found[body], trips) + _times(found[condition], again)
   if op.opcode == 'conditional':
-    branches = [found[x] for x in _named(op, r'\w+_computations?')]
+    branches = [found[x] for x in named(op, r'\w+_computations?')]
     most = max(range(len(branches)), key=lambda n: _size(branches[n]))
     each = [_times(x, int(n == most)) for n, x in enumerate(branches)]
     return list(itertools.chain(*each))
   if _ends(op) or op.opcode.endswith('-update'):
     return []  # these name again what their beginning called
-  called = _named(op, 'calls|to_apply|called_computations')
+  called = named(op, 'calls|to_apply|called_computations')
   return list(itertools.chain(*(found[x] for x in called)))
 
 
-def _named(op: _Op, attributes: str) -> list[str]:
+def named(op: _Op, attributes: str) -> list[str]:
   """Computations that an instruction names as these attributes."""
   unquoted = re.sub(r'"(?:[^"\\]|\\.)*"', '', op.attributes)
   found = re.findall(rf'\b(?:{attributes})=(?:\{{(.*?)\}}|{_NAME})', unquoted)

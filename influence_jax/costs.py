@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from influence_jax import (
   contraction,
-  fit,
   fit_step,
   gradients,
   influence,
@@ -27,6 +26,7 @@ from influence_jax import (
   planner,
   scan,
   sharding,
+  taps,
   training,
   types,
 )
@@ -125,27 +125,10 @@ def fit_costs(
 ) -> list[planner.Cost]:
   """Of `fit.fit`: its stages, each with the eigendecompositions after it."""
   costs, num_done = [], 0
-  for index, stage in enumerate(curvature.stages):
-    factors, _ = factors_of(curvature, over.model.layers, index)
-    factors = sharding.put(
-      factors, sharding.of_layers(mesh, over.model.layers, factors)
-    )
+  for index in range(len(curvature.stages)):
+    cost = fit_step_cost(curvature, index, over, mesh=mesh, targets=targets)
+    _, factors, _, _, _, sums = cost.step_args
     after, sizes = factors_of(curvature, over.model.layers, index + 1)
-    begun = curvature._replace(stages=curvature.stages[index:])
-    state = jax.eval_shape(
-      lambda c=begun: fit.start(c, over.model.layers, mesh.shape['data'])
-    )
-    step = fit_step.make(over.model, stage, mesh, targets)
-    counts, sums = sharding.put(
-      (state.counts, state.sums),
-      fit_step.shardings(mesh, over.model.layers, state.counts, state.sums),
-    )
-    args = [
-      ('parameters', over.params), ('factors', factors),
-      ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
-      ('sums', counts), ('sums', sums),
-    ]  # fmt: skip
-    cost = planner.step_cost(stage.name, step, args, over, mesh)
     sums, kept = planner.nbytes(sums), planner.nbytes(after)
     # The fit holds what its sums began with beside those that run
     cost.device['sums'] += sums
@@ -155,6 +138,37 @@ def fit_costs(
       costs.append(_eigh_cost(new, over, sums, kept))
     num_done = len(sizes)
   return costs
+
+
+def fit_step_cost(
+  curvature: types.Curvature,
+  index: int,
+  over: planner.Passes,
+  *,
+  mesh: Mesh,
+  targets: str = 'model',
+) -> planner.Cost:
+  """Of the batches of stage `index` alone; no array is made on the way."""
+  layers, stage = over.model.layers, curvature.stages[index]
+  factors, _ = factors_of(curvature, layers, index)
+  factors = sharding.put(factors, sharding.of_layers(mesh, layers, factors))
+  shards = mesh.shape['data']
+  sums = jax.tree.map(
+    lambda x: x.update(shape=(shards, *x.shape)),
+    jax.eval_shape(lambda: taps.zeros(layers, stage.init)),
+  )
+  number = jax.ShapeDtypeStruct((shards,), jnp.result_type(float))
+  counts = types.Counts(number, number)
+  counts, sums = sharding.put(
+    (counts, sums), fit_step.shardings(mesh, layers, counts, sums)
+  )
+  args = [
+    ('parameters', over.params), ('factors', factors),
+    ('batch', jax.eval_shape(lambda: jax.random.key(0))), ('batch', None),
+    ('sums', counts), ('sums', sums),
+  ]  # fmt: skip
+  step = fit_step.make(over.model, stage, mesh, targets)
+  return planner.step_cost(stage.name, step, args, over, mesh)
 
 
 def solve_cost(

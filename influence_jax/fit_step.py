@@ -47,27 +47,12 @@ def make(
       batch._replace(targets=drawn),
     )
 
-  def add_plain(params, batch, sums):
-    def on_shard(params, batch, sums):
-      own = jax.tree.map(lambda x: x[0], sums)
-      own = gradients.plain_sums(model, params, batch, plain.squares, own)
-      return jax.tree.map(lambda x: x[None], own)
-
-    whole, split = PartitionSpec(), PartitionSpec('data')
-    return jax.shard_map(
-      on_shard,
-      mesh=mesh,
-      in_specs=(whole, split, split),
-      out_specs=split,
-      check_vma=False,
-    )(params, batch, sums)
-
   @functools.partial(jax.jit, donate_argnums=(4, 5))
   def step(params, factors, rng, batch, counts, sums):
     added, (loss_B, drawn) = add_dense(params, factors, rng, batch, sums)
     sums = sums | added
     if mine := {path: sums[path] for path in others if sums[path]}:
-      sums |= add_plain(params, drawn, mine)
+      sums |= _add_plain(model, mesh, params, drawn, mine)
     finite = {
       path: _all_finite(sums[path], len(layer.stack))
       for path, layer in model.layers.items()
@@ -84,6 +69,24 @@ def make(
     return counts, sums, sharding.whole(mesh, (finite, nats))
 
   return step
+
+
+def _add_plain(model, mesh, params, batch, sums):
+  """The sums [P, ...] of plain layers with a batch's, each shard by itself."""
+
+  def on_shard(params, batch, sums):
+    own = jax.tree.map(lambda x: x[0], sums)
+    own = gradients.plain_sums(model, params, batch, plain.squares, own)
+    return jax.tree.map(lambda x: x[None], own)
+
+  whole, split = PartitionSpec(), PartitionSpec('data')
+  return jax.shard_map(
+    on_shard,
+    mesh=mesh,
+    in_specs=(whole, split, split),
+    out_specs=split,
+    check_vma=False,
+  )(params, batch, sums)
 
 
 def shardings(mesh: Mesh, layers: dict, counts, sums) -> tuple:

@@ -26,7 +26,7 @@ def of_text(text: str) -> dict[str, float]:
   Raises:
     ValueError: a loop with products runs as often as the program decides.
   """
-  computations, entry = collectives._parse(text)
+  computations, entry = collectives.parse(text)
   found = {}
   for name, ops in computations.items():  # what is called is printed before
     types = {op.name: op.type for op in ops}
@@ -46,16 +46,16 @@ def of_text(text: str) -> dict[str, float]:
 
 def _called(op, found) -> dict[str, float]:
   if op.opcode == 'while':
-    (body,) = collectives._named(op, 'body')
-    trips = collectives._TRIPS.search(op.attributes)
+    (body,) = collectives.named(op, 'body')
+    trips = collectives.TRIPS.search(op.attributes)
     if found[body] and not trips:
       raise ValueError(f'{op.name} has products and no known length')
     return {path: int(trips[1]) * n for path, n in found[body].items()}
   if op.opcode == 'conditional':
-    names = collectives._named(op, r'\w+_computations?')
+    names = collectives.named(op, r'\w+_computations?')
     return max((found[x] for x in names), key=lambda x: sum(x.values()))
   total = {}
-  for name in collectives._named(op, 'calls|to_apply|called_computations'):
+  for name in collectives.named(op, 'calls|to_apply|called_computations'):
     for path, flop in found[name].items():
       total[path] = total.get(path, 0.0) + flop
   return total
