@@ -202,8 +202,8 @@ def _check_finite(waiting, bar):
   if waiting is None:
     return
   cursor, ids_B, seen = waiting
-  finite, nats = processes.fetch(seen)
-  bad = [path for path, x in finite.items() if not x.all()]
+  wrong, nats = processes.fetch(seen)
+  bad = [path for path, num in wrong.items() if num]
   if bad:
     raise ValueError(
       f'non-finite {"loss" if "loss" in bad else "statistics"} at batch '

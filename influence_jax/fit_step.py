@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import flatten_util
 from jax.sharding import Mesh, PartitionSpec
 
 from influence_jax import gradients, plain, sharding, taps, types
@@ -20,8 +21,8 @@ def make(
 ) -> Callable:
   """Jitted (params, factors, rng, batch, counts, sums) ->
 
-  (counts, sums, ({'loss' or path: [*stack] are loss or sums finite}, the loss
-  in nats a position)). Donates counts and sums.
+  (counts, sums, ({'loss' or path: how many numbers of loss or sums are not
+  finite}, the loss in nats a position)). Donates counts and sums.
   """
   dense, others = plain.split(model.layers)
   rule = sharding.by_shard(mesh, stage.tap)
@@ -53,20 +54,12 @@ def make(
     sums = sums | added
     if mine := {path: sums[path] for path in others if sums[path]}:
       sums |= _add_plain(model, mesh, params, drawn, mine)
-    finite = {
-      path: _all_finite(sums[path], len(layer.stack))
-      for path, layer in model.layers.items()
-      if sums[path]
-    }
-    finite['loss'] = jnp.isfinite(loss_B).all()
     mask_PxB = batch.mask.reshape(mesh.shape['data'], -1, *batch.mask.shape[1:])
     counts = jax.tree.map(jnp.add, counts, jax.vmap(count)(mask_PxB))
-    nats = loss_B.sum() / jnp.maximum(batch.mask.sum(), 1)
     # As they came: donated, and nothing is compiled again for the next batch
-    counts, sums = jax.lax.with_sharding_constraint(
-      (counts, sums), shardings(mesh, model.layers, counts, sums)
-    )
-    return counts, sums, sharding.whole(mesh, (finite, nats))
+    lie = shardings(mesh, model.layers, counts, sums)
+    counts, sums = jax.lax.with_sharding_constraint((counts, sums), lie)
+    return counts, sums, _watch(mesh, lie[1], sums, loss_B, batch.mask)
 
   return step
 
@@ -120,10 +113,27 @@ def _move_shards(layers, stats, inwards: bool):
   }
 
 
-def _all_finite(stats: types.Stats, num_stack: int) -> jax.Array:
-  """[*stack] of statistics [P, *stack, ...]."""
+def _watch(mesh, lie, sums, loss_B, mask):
+  """What `step` returns last; one collective, however many layers there are."""
 
-  def one(x):
-    return jnp.isfinite(x).all(axis=(0, *range(1 + num_stack, x.ndim)))
+  def on_device(sums, loss_B, mask):
+    wrong = {path: _num_wrong(stats) for path, stats in sums.items() if stats}
+    wrong['loss'] = _num_wrong(loss_B)
+    seen = wrong, loss_B.sum(), mask.sum()
+    flat, unravel = flatten_util.ravel_pytree(seen)
+    return unravel(jax.lax.psum(flat, sharding.AXES))
 
-  return functools.reduce(jnp.logical_and, map(one, jax.tree.leaves(stats)))
+  split, whole = PartitionSpec('data'), PartitionSpec()
+  wrong, nats, positions = jax.shard_map(
+    on_device,
+    mesh=mesh,
+    in_specs=(jax.tree.map(lambda x: x.spec, lie), split, split),
+    out_specs=whole,
+    check_vma=False,
+  )(sums, loss_B, mask)
+  return wrong, nats / jnp.maximum(positions, 1)
+
+
+def _num_wrong(tree) -> jax.Array:
+  counted = jax.tree.map(lambda x: (~jnp.isfinite(x)).sum(), tree)
+  return jnp.stack(jax.tree.leaves(counted)).sum().astype(float)

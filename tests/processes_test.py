@@ -166,15 +166,20 @@ class ProcessesTest(absltest.TestCase):
     self.run_to_the_end('killed', 2)
     np.testing.assert_array_equal(scores(killed), scores(self.two))
 
-  def test_it_goes_on_with_another_number_and_another_mesh(self):
+  def test_two_are_gone_on_with_by_four_and_these_by_one(self):
     moved = self.folder / 'moved'
     mesh = '--config.mesh.model=2', '--config.mesh.fsdp=True'
-    joined = start(moved, 2, 4, *mesh)
     chunks = moved / 'scores' / 'scores.zarr' / 'c' / '0'
-    happened = lambda: chunks.exists() and [*chunks.iterdir()]  # noqa: E731
-    self.assertTrue(kill_test.kill_when(joined[0], happened))
-    joined[1].kill()
-    end(joined)
+    killed_when = {
+      2: lambda: kill_test.steps(moved, 'factors'),
+      4: lambda: chunks.exists() and [*chunks.iterdir()],
+    }
+    for num, happened in killed_when.items():
+      joined = start(moved, num, 4, *mesh)
+      self.assertTrue(kill_test.kill_when(joined[-1], happened), num)
+      for other in joined[:-1]:
+        other.kill()
+      end(joined)
     self.run_to_the_end('moved', 1, 1)
     wanted = scores(self.two)
     error = np.abs(scores(moved) - wanted).max() / np.abs(wanted).max()
