@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from influence_jax import sharding
+
 PRECISIONS = ('float64', 'float32')
 _COLUMNS = 256  # of a block of `upper_gram`: small ones are slow to multiply
 _BLOCKS = 8  # at most: they save 44 % of the products, more would save 50 %
@@ -15,9 +17,13 @@ def upper_gram(x_BxTxI: jax.Array) -> jax.Array:
   """Sum over B and T of x x^T, [I, I]; only its upper triangle is right.
 
   XLA has no product of a matrix with itself that skips one half: blocks of
-  columns do, 10 products instead of 16 for four blocks.
+  columns do, 10 products instead of 16 for four blocks. Not where a device has
+  the result's columns of its own: each block would be sent to where it lies.
   """
   x_NxI = x_BxTxI.reshape(-1, x_BxTxI.shape[-1])
+  if sharding.splits_model():
+    x_NxI = sharding.whole_over_model(x_NxI)  # reshape has forgotten it
+    return x_NxI.T @ x_NxI
   num_blocks = min(_BLOCKS, max(1, x_NxI.shape[1] // _COLUMNS))
   blocks = jnp.array_split(x_NxI, num_blocks, axis=1)
 

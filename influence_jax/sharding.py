@@ -186,6 +186,8 @@ def by_shard(mesh: Mesh, rule: Callable) -> Callable:
   split, whole = PartitionSpec('data'), PartitionSpec()
 
   def own(a_BxTxI, ds_BxTxO, mask_BxT, factors):
+    # Tokens are sent once; else XLA sends what is made of them, wider yet
+    a_BxTxI, ds_BxTxO = whole_over_model((a_BxTxI, ds_BxTxO))
     stats = rule(a_BxTxI, ds_BxTxO, mask_BxT, factors)
     # Said here, the products are made where they stay
     return jax.tree.map(lambda x: _over_model(mesh, x)[None], stats)
@@ -198,6 +200,18 @@ def by_shard(mesh: Mesh, rule: Callable) -> Callable:
     axis_names={'data'},
     check_vma=False,
   )
+
+
+def splits_model() -> bool:
+  """Within a tap's rule: whether more devices than one share its results."""
+  return jax.sharding.get_abstract_mesh().shape.get('model', 1) > 1
+
+
+def whole_over_model(tree: types.PyTree) -> types.PyTree:
+  """Within a tap's rule: the same arrays, on every device of `model`."""
+  if not splits_model():
+    return tree
+  return whole(jax.sharding.get_abstract_mesh(), tree)
 
 
 def _over_model(mesh, x):

@@ -33,11 +33,11 @@ def tearDownModule():
 
 
 @functools.cache
-def _model():
+def _model(dtype='float64'):
   """Three stacked blocks; widths that 2, 4 and 8 divide, but for biases."""
   net = transformer_lib.make(
     vocab_size=16, width=8, mlp_width=24, num_heads=2, num_layers=3, max_len=8,
-    dtype='float64', scan=True, remat=True,
+    dtype=dtype, scan=True, remat=True,
   )  # fmt: skip
   inputs = jax.ShapeDtypeStruct((1, 8), np.int32)
   return testing.model_of(net, inputs, pattern='mlp')
@@ -54,9 +54,9 @@ def _batches() -> list:
 
 
 @functools.cache
-def _fitted(shape, fsdp=True):
+def _fitted(shape, fsdp=True, dtype='float64'):
   mesh = sharding.make_mesh(*shape)
-  model, params = _model()
+  model, params = _model(dtype)
   placed = sharding.put(params, sharding.of_params(mesh, params, fsdp=fsdp))
   batches = _batches()
   state = fit.fit(
@@ -82,9 +82,9 @@ def _queries(rank, num=5):
   return {path: one(layer) for path, layer in _model()[0].layers.items()}
 
 
-def _scanned(shape, rank):
+def _scanned(shape, rank, dtype='float64'):
   mesh = sharding.make_mesh(*shape)
-  model, params = _model()
+  model, params = _model(dtype)
   placed = sharding.put(params, sharding.of_params(mesh, params, fsdp=True))
   step = scan.make_step(model, mesh)
   summary, scores = topk.start(5, 4), []
@@ -113,6 +113,23 @@ class MeshTest(parameterized.TestCase):
     testing.assert_near(self, got, wanted)
     np.testing.assert_array_equal(ids, wanted_ids)
     self.assertEqual(wanted.shape, (5, 13))
+
+  @parameterized.parameters((4, 2), (1, 8))
+  def test_float32(self, *shape):
+    """Not Lambda: of eigenvalues that are near, vectors turn with rounding."""
+    with jax.enable_x64(False):
+      fitted, scanned = (
+        [fn(at, dtype='float32') for at in ((1, 1), shape)]
+        for fn in (_fitted, functools.partial(_scanned, rank=2))
+      )
+    for path, wanted in fitted[0].items():
+      for key in _KEYS[:2]:
+        got = fitted[1][path][key]
+        self.assertEqual(got.dtype, np.float32)
+        testing.assert_near(self, got, wanted[key], 1e-5)
+    (wanted, wanted_ids), (got, ids) = scanned
+    testing.assert_near(self, got, wanted, 1e-5)
+    np.testing.assert_array_equal(ids, wanted_ids)
 
   @parameterized.parameters(*_MESHES[1:4])
   def test_bytes_of_a_device_are_those_of_the_compiled_steps(self, *shape):

@@ -83,6 +83,23 @@ class ScalingTest(parameterized.TestCase):
     self.assertEqual(few, many)
     self.assertLess(sum(many.values()), 1024)  # flags and the loss
 
+  @parameterized.parameters('covariance', 'eigenvalue')
+  def test_a_fit_over_data_waits_for_all_once_a_batch(self, stage):
+    (found,) = collectives.of(_cost(stage, 8, 1).step)
+    self.assertEqual((found.kind, found.times), ('all-reduce', 1))
+
+  def test_covariances_send_tokens_once_and_are_sent_nowhere(self):
+    c = _config()
+    c.plan.steps, c.decoder.mlp_width = ('covariance',), 512  # of two blocks
+    (cost,) = plan_mesh.costs_of(c, 2, 2)
+    found = [
+      (x.kind, x.shapes, x.times)
+      for x in collectives.of(cost.step)
+      if 'shard_map' in x.op_name and 'psum' not in x.op_name
+    ]
+    tokens = ('all-gather', ((2, 24, 512),), 2)  # up's outputs, down's inputs
+    self.assertEqual(found, [tokens, tokens])
+
   def test_with_fsdp_parameters_are_sent_and_no_more(self):
     few = _record('covariance', 8, 1, fsdp=True)['sent_bytes']
     many = _record('covariance', 8, 1, fsdp=True, rows=6)['sent_bytes']
