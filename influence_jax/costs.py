@@ -130,8 +130,6 @@ def fit_costs(
     _, factors, _, _, _, sums = cost.step_args
     after, sizes = factors_of(curvature, over.model.layers, index + 1)
     sums, kept = planner.nbytes(sums), planner.nbytes(after)
-    # The fit holds what its sums began with beside those that run
-    cost.device['sums'] += sums
     saved = sums + planner.nbytes(factors)
     costs.append(cost._replace(host=saved, disk=_KEPT * saved))
     if new := sizes[num_done:]:

@@ -234,7 +234,6 @@ class PlannerTest(parameterized.TestCase):
     self.assertEqual(predicted, found.temp_size_in_bytes)
     self.assertNotEqual(predicted, memory((_B, _T // 2)).temp_size_in_bytes)
     given = sum(cost.device.values()) - cost.device['temporary']
-    given -= planner.nbytes(state.sums)  # what the sums began with
     given -= 4 * _B * _T  # targets: the model's own are taken
     self.assertEqual(given, found.argument_size_in_bytes)
 
