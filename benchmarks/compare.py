@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from rich import box, console, table
 
 from benchmarks import cases, figure, machine
-from influence_jax.report import files
+from influence_jax.report import figures, files
 
 _CASES = flags.DEFINE_list('cases', ['small', 'medium'], 'of cases.CASES')
 _STAGES = flags.DEFINE_list('stages', [*cases.STAGES], 'which of them')
@@ -169,7 +169,7 @@ def main(_):
         show([found])
       files.write(out, json.dumps(rows, indent=1).encode())
   show([r for r in rows if r['case'] in _CASES.value])
-  figure.save(rows, out.with_suffix('.png'))
+  figures.save(figure.ratios(rows), out)
 
 
 def _is_done(rows, case: str, stage: str, commit: str) -> bool:

@@ -18,12 +18,11 @@ import time
 
 import numpy as np
 from absl import app, flags
-from matplotlib import figure, ticker
 
-from benchmarks import cases, machine
+from benchmarks import cases, figure, machine
 from benchmarks import ours_library as library
 from influence_jax import contraction, cpu, scan, topk, types
-from influence_jax.report import files, style
+from influence_jax.report import figures, files
 
 _CASE = flags.DEFINE_string('case', 'medium', 'of cases.CASES')
 _SWEEP_OUT = flags.DEFINE_string('sweep_out', 'results/sweep.json', 'the rows')
@@ -138,25 +137,6 @@ def _memory(workdir):
   return {'rows': rows}
 
 
-@style.SETTINGS
-def draw(rows: list[dict]) -> figure.Figure:
-  names = {'N': 'sequences', 'Q': 'queries of rank 32', 'T': 'positions'}
-  drawn = figure.Figure((8, 2.4))
-  for axes, (axis, name) in zip(
-    drawn.subplots(1, 3), names.items(), strict=True
-  ):
-    found = [(r[axis], r['seconds']) for r in rows if r['axis'] == axis]
-    x, y = zip(*found, strict=True)
-    axes.loglog(x, y, 'o-', color=style.NEGATIVE)
-    axes.set(xlabel=name, ylabel='seconds')
-    axes.set_xticks(x, [f'{n:,}' for n in x], rotation=45)
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter('{x:g}')
-    for each in (axes.xaxis, axes.yaxis):
-      each.set_minor_locator(ticker.NullLocator())
-  return drawn
-
-
 def main(_):
   cpu.tune()
   workdir, out = pathlib.Path(_SWEEP_DIR.value), pathlib.Path(_SWEEP_OUT.value)
@@ -170,7 +150,7 @@ def main(_):
     result[part] = {**source, **measure(workdir)}
     files.write(out, json.dumps(result, indent=1).encode())
   if 'times' in result:
-    draw(result['times']['rows']).savefig(out.with_suffix('.png'))
+    figures.save(figure.sweep(result['times']['rows']), out)
 
 
 def _rows(batch, start, stop):

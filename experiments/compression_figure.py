@@ -21,7 +21,8 @@ def draw(parts: Mapping[str, dict]) -> figure.Figure:
   least. Steps of the vertical axis are tenfold: .99 and .999 are told apart.
   """
   columns = [column for column in _COLUMNS if column[0] in parts]
-  fig = figure.Figure((4.2 * len(columns), 3.4))
+  width = (style.ONE_COLUMN, style.TWO_COLUMNS)[len(columns) - 1]
+  fig = figure.Figure((width, 2.7))
   axes = fig.subplot_mosaic(
     [*map(list, zip(*columns, strict=True))], height_ratios=(2, 1)
   )
@@ -33,7 +34,7 @@ def draw(parts: Mapping[str, dict]) -> figure.Figure:
     for row in parts.get('draw', {'rows': ()})['rows']:
       axes[name].axhline(
         max(1 - row['pearson']['median'], _NEAREST), color='#555555', ls=':',
-        lw=1.2, label='other labels drawn',
+        label='other labels drawn',
       )  # fmt: skip
     axes[name].set(ylabel='Pearson')
     _tenfold(axes[name])
@@ -46,7 +47,7 @@ def lines(axes, x: Sequence[int], pearson_KxX: np.ndarray, label: str) -> None:
   ticks(axes, x, label)
   for k, r_X in enumerate(pearson_KxX):
     missing_X = np.maximum(1 - r_X, _NEAREST)
-    axes.plot(x, missing_X, marker='o', ms=2.5, **style.line(k))
+    axes.plot(x, missing_X, marker='o', ms=2, **style.line(k))
   axes.set(ylabel='Pearson')
   _tenfold(axes)
 
@@ -76,7 +77,7 @@ def _draw_rank(axes, rows):
       _band(axes, ranks, mine, look, label)
     else:
       axes.plot(
-        ranks, _missing(mine, 'median'), 'x' if weighted else '+', ms=7,
+        ranks, _missing(mine, 'median'), 'x' if weighted else '+', ms=6,
         color=look['color'], label=f'{label}, {method} SVD',
       )  # fmt: skip
 
@@ -93,17 +94,17 @@ def _draw_blocks(above, below, rows):
     ('covariance_bytes', 'sums of A and S', 's--'),
   ):
     share = [100 * row[key] / rows[0][key] for row in rows]
-    below.plot(blocks, share, marker, ms=4, color='#555555', label=label)
+    below.plot(blocks, share, marker, color='#555555', label=label)
   below.set(ylim=(0, 108), ylabel='bytes (%)')
   below.legend(loc='upper right')
 
 
 def _band(axes, x, rows, look, label):
-  axes.plot(x, _missing(rows, 'median'), marker='o', ms=3, label=label, **look)
+  axes.plot(x, _missing(rows, 'median'), marker='o', label=label, **look)
   quartiles = np.transpose([row['pearson']['quartiles'] for row in rows])
   low, high = np.maximum(1 - quartiles, _NEAREST)
-  axes.fill_between(x, low, high, color=look['color'], alpha=0.18, lw=0)
-  axes.plot(x, _missing(rows, 'min'), **{**look, 'lw': 0.7})
+  style.band(axes, x, low, high, look['color'])
+  axes.plot(x, _missing(rows, 'min'), **{**look, 'lw': 0.6})
 
 
 def _missing(rows, key):

@@ -4,20 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colors, figure, ticker
+from matplotlib import figure, ticker
 from rich import table
 
 from experiments import agreement
-from influence_jax.report import style, terminal
+from influence_jax.report import records, style, terminal
 
 _CONTROLS = {  # how their lines look
   'random': ('random sequences, mean', dict(marker='x', color=style.GREY)),
   'other': ('another verse, mean', dict(marker='+', color='#444444')),
 }
-_MARKERS = 'o^sDvP'
-_SHADES = colors.LinearSegmentedColormap.from_list(
-  'influence', [style.NEGATIVE, '#ffffff', style.POSITIVE]
-)
 _GROUPS = ('seen', 'unseen')  # whose matrices are drawn, if they are there
 _DIFFERENT = 'different'
 
@@ -51,22 +47,21 @@ def draw_rho(
   On the left the source's top sequences for the other languages, and the mean
   of the languages' controls; on the right theirs for the source.
   """
-  fig = figure.Figure((6.6, 3.0))
-  left, right = fig.subplots(1, 2, sharey=True)
+  fig, found = style.panels(style.TWO_COLUMNS, 2.4, 1, 2, sharey=True)
+  left, right = found[0]
   x_S = [number or n for n, number in enumerate(sizes.values(), start=1)]
   for panel, kind in ((left, 'forth'), (right, 'back')):
     for i, name in enumerate(languages[1:]):
       y_S = [rho[size][kind][i + 1] for size in sizes]
-      look = dict(marker=_MARKERS[i % len(_MARKERS)], ms=3.5, **style.line(i))
-      panel.plot(x_S, y_S, label=name, **look)
+      panel.plot(x_S, y_S, label=name, **style.marked(i))
     _axis(panel, x_S, sizes)
   for kind, (label, look) in _CONTROLS.items():
     y_S = [np.mean(rho[size][kind][1:]) for size in sizes]
-    left.plot(x_S, y_S, ls='--', lw=1.1, ms=5, label=label, **look)
+    left.plot(x_S, y_S, ls='--', lw=1, ms=4.5, label=label, **look)
   source = languages[0]
   left.set(ylabel='rho: score over own score')
-  left.set_title(f'top in {source}, for other languages', fontsize=9)
-  right.set_title(f"other languages' top, for {source}", fontsize=9)
+  left.set_title(f'top in {source}, for other languages')
+  right.set_title(f"other languages' top, for {source}")
   handles, labels = left.get_legend_handles_labels()
   fig.legend(handles, labels, loc='outside right upper')
   return fig
@@ -86,9 +81,11 @@ def draw_sequences(
   """
   queries = list(dict.fromkeys(one['query'] for one in shown))
   sizes = list(dict.fromkeys(one['size'] for one in shown))
-  height = 0.9 + 0.17 * len(languages) + 0.9
-  fig = figure.Figure((1.2 + 1.75 * len(sizes), height * len(queries) + 0.2))
-  panels = fig.subplots(len(queries), len(sizes), squeeze=False)
+  longest = max(len(title) for one in shown for title in one['titles'])
+  height = 0.35 + 0.13 * len(languages) + 0.055 * min(longest, 29)
+  fig, panels = style.panels(
+    style.TWO_COLUMNS, height * len(queries), len(queries), len(sizes)
+  )
   for one in shown:
     panel = panels[queries.index(one['query']), sizes.index(one['size'])]
     scores_LxM = np.asarray(one['scores'])
@@ -96,17 +93,20 @@ def draw_sequences(
     image = _shades(panel, scores_LxM / largest, -1, 1)
     for (i, j), score in np.ndenumerate(scores_LxM):
       if score < -largest / 10:  # for those who see only grey
-        panel.text(j, i, '−', ha='center', va='center', fontsize=6.5)
+        panel.text(j, i, '−', ha='center', va='center', fontsize=style.LEAST)
     titles = [style.label(title) for title in one['titles']]
-    panel.set_xticks(range(len(titles)), titles, rotation=90, fontsize=6.5)
-    panel.set_yticks(range(len(languages)), languages, fontsize=7)
+    panel.set_xticks(
+      range(len(titles)), titles, rotation=90, fontsize=style.LEAST
+    )
+    panel.set_yticks(range(len(languages)), languages)
     name = f'{style.label(one["size"])}: ' if one['size'] else ''
-    panel.set_title(f'{name}1 is {largest:.2g} nats', fontsize=8)
+    name += records.number(largest, sign='-')
+    panel.set_title(f'{name} nats', fontsize=style.SMALL)
   for panel, query in zip(panels[:, 0], queries, strict=True):
-    panel.set_ylabel(style.label(query), fontsize=8)
+    panel.set_ylabel(style.label(query), fontsize=style.SMALL)
   fig.colorbar(
-    image, ax=panels, label=f"score / largest for {languages[0]}'s query",
-    pad=0.01, aspect=25, extend='both',
+    image, ax=panels, pad=0.01, aspect=25, extend='both',
+    label=f"score / largest for {languages[0]}'s query",
   )  # fmt: skip
   return fig
 
@@ -121,17 +121,18 @@ def draw_retrieval(
     matrices: {group: [L, L]}, the query's language in rows, the text's in
       columns.
   """
-  fig = figure.Figure((0.9 + 2.6 * len(matrices), 3.0))
-  panels = fig.subplots(1, len(matrices), squeeze=False)[0]
+  width = style.ONE_COLUMN if len(matrices) == 1 else style.TWO_COLUMNS
+  fig, found = style.panels(width, 2.6, 1, len(matrices))
+  panels = found[0]
   for panel, (group, auc_LxL) in zip(panels, matrices.items(), strict=True):
     image = _shades(panel, np.asarray(auc_LxL), 0, 1)
     for (i, j), x in np.ndenumerate(np.asarray(auc_LxL)):
       text = f'{x:.2f}'.removeprefix('0')
-      panel.text(j, i, text, ha='center', va='center', fontsize=6.5)
+      panel.text(j, i, text, ha='center', va='center', fontsize=style.LEAST)
     panel.set_xticks(range(len(languages)), languages)
     panel.set_yticks(range(len(languages)), languages)
     panel.set(xlabel="text's language")
-    panel.set_title(f'{style.label(group)} verses', fontsize=9)
+    panel.set_title(f'{style.label(group)} verses')
   panels[0].set(ylabel="query's language")
   fig.colorbar(image, ax=panels, label='AUC', pad=0.01, aspect=25)
   return fig
@@ -182,6 +183,8 @@ def _axis(panel, x_S, sizes: Mapping[str, int | None]) -> None:
 
 
 def _shades(panel, x_IxJ: np.ndarray, low: float, high: float):
-  image = panel.imshow(x_IxJ, cmap=_SHADES, vmin=low, vmax=high, aspect='auto')
+  image = panel.imshow(
+    x_IxJ, cmap=style.SHADES, vmin=low, vmax=high, aspect='auto'
+  )
   panel.grid(False)
   return image

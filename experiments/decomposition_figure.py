@@ -18,18 +18,19 @@ def gaps(result: dict) -> figure.Figure:
   cold's noise and both ends, is hatched. Correlations have their 95 % interval.
   """
   rows = result['rows']
-  fig = figure.Figure((7.2, 0.9 + 0.32 * len(rows)))
-  bars, points = fig.subplots(1, 2, sharey=True)
+  height = 0.8 + 0.22 * len(rows)
+  fig, found = style.panels(style.TWO_COLUMNS, height, 1, 2, sharey=True)
+  bars, points = found[0]
   places = np.arange(len(rows))
   drawn = bars.barh(
-    places, [row['gap'] for row in rows], 0.65, color='#b9cfe0', ec='#333333'
+    places, [row['gap'] for row in rows], 0.65, color=style.PALE, ec='#333333'
   )
   for bar in (drawn[0], drawn[-1]):
     bar.set(hatch='///', facecolor='w')
   for place, row in zip(places, rows, strict=True):
     bars.annotate(
       f'{row["gap"]:.1%}', (row['gap'], place), (3, 0),
-      textcoords='offset points', va='center', fontsize=7.5,
+      textcoords='offset points', va='center', fontsize=style.SMALL,
     )  # fmt: skip
   bars.set_yticks(places, [row['name'] for row in rows])
   bars.margins(x=0.18)
@@ -39,7 +40,7 @@ def gaps(result: dict) -> figure.Figure:
     for place, row in zip(places, rows, strict=True):
       mean, *ends = row[key]
       named = look if place == 0 else {**look, 'label': None}
-      points.plot(mean, place + shift, ls='', ms=4.5, **named)
+      points.plot(mean, place + shift, ls='', ms=4, **named)
       if ends:
         points.plot(ends, [place + shift] * 2, color=look['color'], lw=1.2)
   points.set(xlabel='correlation over points', xlim=(None, 1.03))

@@ -17,11 +17,11 @@ METHODS = {
 }
 CHANCE = 'chance'
 _LOOKS = {  # told apart by form alone
-  'ekfac': dict(marker='o', ms=5.5, color=style.POSITIVE),
-  'kfac': dict(marker='D', ms=7.5, color='black', mfc='none', mew=0.8),
-  'identity': dict(marker='X', ms=5.5, color=style.NEGATIVE),
-  'bm25': dict(marker='^', ms=5, color='#555555', mfc='white'),
-  CHANCE: dict(marker='|', ms=9, color='black', mew=1.4),
+  'ekfac': dict(marker='o', ms=4, color=style.POSITIVE),
+  'kfac': dict(marker='D', ms=5.5, color='black', mfc='none', mew=0.7),
+  'identity': dict(marker='X', ms=4, color=style.NEGATIVE),
+  'bm25': dict(marker='^', ms=3.5, color='#555555', mfc='white'),
+  CHANCE: dict(marker='|', ms=6, color='black', mew=1.2),
 }
 
 
@@ -35,7 +35,7 @@ def draw(
     names: of the K queries.
     hits: {method or 'chance': [K]}.
   """
-  fig, axes = style.axes(5.6, 1.2 + 0.17 * len(names))
+  fig, axes = style.axes(style.ONE_COLUMN, 0.9 + 0.125 * len(names))
   order_K = np.argsort(-hits['ekfac'], kind='stable')
   rows = range(len(names))
   axes.hlines(
@@ -47,13 +47,13 @@ def draw(
       hits[name][order_K], rows, ls='', label=METHODS.get(name, 'by chance'),
       clip_on=False, **_LOOKS[name],
     )  # fmt: skip
-  axes.set_yticks(rows, [style.label(names[k]) for k in order_K], fontsize=7.5)
+  axes.set_yticks(rows, [style.label(names[k]) for k in order_K])
   axes.set(xlim=(0, num_top), ylim=(len(names) - 0.4, -0.6))
   axes.set_xlabel(f'sequences with a keyword, of the top {num_top}')
   handles, labels = axes.get_legend_handles_labels()
   fig.legend(
-    handles[::-1], labels[::-1], loc='outside upper center', ncols=5,
-    handletextpad=0.1, columnspacing=1.2,
+    handles[::-1], labels[::-1], loc='outside upper center', ncols=3,
+    handletextpad=0.1, columnspacing=1,
   )  # fmt: skip
   return fig
 

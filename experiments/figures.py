@@ -10,16 +10,18 @@ configs/figures.py that have not run are named in both. Where a study ran on
 several ladders, its claims are those of the ladder named there.
 
 With --out, also OUT/claims.json, OUT/ladder_<ladder>.json and .png, and of each
-study OUT/<study>/result.json and its figures; a file over 1 MB is refused. With
---readme, the table of claims replaces what stands between the lines
-<!-- claims --> and <!-- /claims -->. In both stay the claims of OUT/claims.json
-that nothing in WORKDIR makes anew. Every file is written whole, and none before
-all are made. Seconds.
+study OUT/<study>/result.json and its figures; a file over 1 MB is refused. Of a
+figure's PDF there is a copy if it has 100 kB at most. With --readme, the table
+of claims replaces what stands between the lines <!-- claims --> and
+<!-- /claims -->. In both stay the claims of OUT/claims.json that nothing in
+WORKDIR makes anew. Every file is written whole, and none before all are made.
+Seconds.
 """
 
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
 import rich
 from absl import app, flags
@@ -31,6 +33,7 @@ from influence_jax import store
 from influence_jax.report import files
 
 _MOST_BYTES = 10**6  # of a file in OUT
+_MOST_OF_PDF = 10**5  # of one that is copied
 _MARKERS = '<!-- claims -->', '<!-- /claims -->'
 
 
@@ -85,11 +88,11 @@ def published(
   """
   sources = {}
   for one in found.ladders:
-    for path in (one.folder / 'ladder.json', *one.figures):
+    for path in (one.folder / 'ladder.json', *_with_pdf(one.figures)):
       sources[out / f'ladder_{one.name}{path.suffix}'] = path
   for study in found.studies:
     name = study.name if study.chosen else f'{study.name}_{study.ladder}'
-    for path in (study.folder / 'result.json', *study.figures):
+    for path in (study.folder / 'result.json', *_with_pdf(study.figures)):
       sources[out / name / path.name] = path
   for path in sources.values():
     if path.stat().st_size > _MOST_BYTES:
@@ -101,6 +104,13 @@ def published(
   text = json.dumps(found.claims, indent=2, sort_keys=True) + '\n'
   contents = {target: path.read_bytes() for target, path in sources.items()}
   return {out / 'claims.json': text.encode(), **contents}
+
+
+def _with_pdf(pngs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """These, and those of the same figures as PDF that are there and small."""
+  pdfs = [path.with_suffix('.pdf') for path in pngs]
+  small = [x for x in pdfs if x.exists() and x.stat().st_size <= _MOST_OF_PDF]
+  return [*pngs, *small]
 
 
 def replaced(readme: pathlib.Path, table: str) -> str:

@@ -12,12 +12,12 @@ from typing import Any
 import jinja2
 
 from experiments import claims, figures_found
-from influence_jax.report import html
+from influence_jax.report import figures, html
 
 _MOST_BYTES = 10**6  # of a figure that is shown
 _ORIGIN = 'command', 'commit', 'device'  # None where a result lacks them
 _PNG = b'\x89PNG\r\n\x1a\n'
-_SCALE = 88 / 150  # CSS pixels by those of a PNG of `figures.save`
+_SCALE = figures.CSS_PIXELS / figures.DPI  # by those of a PNG
 
 
 def render(found: figures_found.Found) -> str:

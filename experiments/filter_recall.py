@@ -105,19 +105,17 @@ def draw(
     recalls: {name: [K, P]}.
     num_true: how many there are to find.
   """
-  fig, axes = style.axes(5.2, 3.0)
+  fig, axes = style.axes(style.ONE_COLUMN, 2.4)
   for i, (name, recall_KxP) in enumerate(recalls.items()):
     low, median, high = np.quantile(recall_KxP, (0.25, 0.5, 0.75), axis=0)
     look = style.line(i)
     axes.plot(kept, 100 * median, label=_LABELS.get(name, name), **look)
-    axes.fill_between(
-      kept, 100 * low, 100 * high, color=look['color'], alpha=0.15, lw=0
-    )
+    style.band(axes, kept, 100 * low, 100 * high, look['color'])
   best = 100 * np.minimum(np.asarray(kept) / num_true, 1)
   axes.plot(kept, best, ':', color=style.GREY, lw=1, label='best possible')
   axes.set(xscale='log', xlim=(kept[0], kept[-1]), ylim=(0, 102))
   axes.set(xlabel='candidates kept', ylabel=f'of the true top {num_true} (%)')
-  fig.legend(loc='outside right upper')
+  fig.legend(loc='outside upper center', ncols=2)
   return fig
 
 

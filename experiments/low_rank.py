@@ -140,26 +140,30 @@ def draw(
     pearson: {'plain', 'weighted': [R, K, X]}.
     scatter: 'query', 'exact' and 'plain', its scores.
   """
-  fig = figure.Figure((10.2, 3.2))
-  left, *others = fig.subplots(1, 3)
+  fig, found = style.panels(style.TWO_COLUMNS, 2.9, 1, 3)
+  left, *others = found[0]
   exact, low = scatter['exact'], scatter['plain']
   ends = [min(*exact, *low), max(*exact, *low)]
   left.plot(ends, ends, color=style.GREY, lw=1, zorder=1)
-  left.plot(exact, low, 'o', ms=2.5, color=style.NEGATIVE, alpha=0.6)
+  left.plot(exact, low, 'o', ms=2, mew=0, color=style.NEGATIVE, alpha=0.6)
   left.set(
     xlabel='score, full rank (nats)', ylabel=f'rank {RANK}, plain (nats)'
   )
   r = np.corrcoef(exact, low)[0, 1]
-  left.set_title(f'{style.label(scatter["query"])}: r = {r:.4f}', fontsize=9)
+  left.set_title(f'{style.label(scatter["query"], 16)}: r = {r:.4f}')
   for axes, (name, r_RxKxX) in zip(others, pearson.items(), strict=True):
     compression_figure.lines(axes, ranks, r_RxKxX.mean(axis=0), 'rank')
-    axes.set_title(name, fontsize=9)
+    axes.set_title(name)
   lowest = max(axes.get_ylim()[0] for axes in others)
   for axes in others:
     axes.set_ylim(bottom=lowest)
+  others[1].tick_params(labelleft=False)
+  others[1].set(ylabel='')
   at_K = pearson['plain'].mean(axis=0)[:, list(ranks).index(RANK)]
-  style.legend(others[0], names, at_K, '{:.4f}')
-  fig.legends[0].set_title(f'plain, rank {RANK}')
+  style.legend(
+    others[0], names, at_K, '{:.4f}', loc='outside lower center', ncols=3,
+    title=f'Pearson, plain, rank {RANK}',
+  )  # fmt: skip
   return fig
 
 

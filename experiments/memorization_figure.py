@@ -15,7 +15,6 @@ _LABELS = {
   'identity': 'dot product',
   'bm25': 'BM25',
 }
-_MARKERS = 'os^Dv'
 _OTHERS = 4  # lines of methods look like none of a size
 
 
@@ -53,8 +52,8 @@ def draw(copies: Sequence[int], rows: Sequence[dict]) -> figure.Figure:
   Recall of the first method by size, and of all methods, sizes together; score
   of the best sequence; loss of the completion.
   """
-  fig = figure.Figure((7.4, 5.0))
-  (recalls, methods), (tops, losses) = fig.subplots(2, 2, sharex=True)
+  fig, found = style.panels(style.TWO_COLUMNS, 3.6, 2, 2, sharex=True)
+  (recalls, methods), (tops, losses) = found
   main, *_ = names = list(rows[0]['recall'])
   for n, mine in enumerate(by_size(rows).values()):
     _line(recalls, n, means(copies, mine, lambda x: x['recall'][main]))
@@ -63,12 +62,12 @@ def draw(copies: Sequence[int], rows: Sequence[dict]) -> figure.Figure:
   for n, name in enumerate(names):
     found = means(copies, rows, lambda x, name=name: x['recall'][name])
     _line(methods, n + _OTHERS, found)
-  recalls.set_title(f'by {label(main)}', fontsize=9)
-  methods.set_title('mean over models', fontsize=9)
+  recalls.set_title(f'by {label(main)}')
+  methods.set_title('mean over models')
   for panel in (recalls, methods):
     panel.set(ylim=(-0.05, 1.05), ylabel='recall of the copies')
   tops.set(yscale='log', ylabel='best score (nats)')
-  losses.set(ylim=(0, None), ylabel='completion loss (nats/token)')
+  losses.set(ylim=(0, None), ylabel='loss (nats per token)')
   _ticks(recalls, sorted({*copies}))
   for panel in (tops, losses):
     panel.set(xlabel='copies in the corpus')
@@ -109,7 +108,7 @@ def _line(panel, n: int, found: dict[int, float]) -> None:
   planted = [k for k in found if k]
   x = np.array([_place(k, planted) for k in found])
   y, is_planted = np.array([*found.values()]), np.array([*found]) > 0
-  look = {**style.line(n), **_marker(n)}
+  look = _look(n)
   panel.plot(x[is_planted], y[is_planted], **look)
   if not is_planted.all():
     panel.plot(x[:2], y[:2], **{**look, 'ls': ':', 'lw': 0.8})
@@ -131,14 +130,13 @@ def _entries(start: int, names: Iterable[str]) -> tuple[list, list[str]]:
   """Handles and labels of a legend, the first of line `start`."""
   labels = [style.label(name) for name in names]
   handles = [
-    lines.Line2D([], [], **style.line(n), **_marker(n))
-    for n in range(start, start + len(labels))
+    lines.Line2D([], [], **_look(n)) for n in range(start, start + len(labels))
   ]
   return handles, labels
 
 
-def _marker(n: int) -> dict:
-  return dict(marker=_MARKERS[n % len(_MARKERS)], ms=4, mfc='white')
+def _look(n: int) -> dict:
+  return {**style.marked(n), 'mfc': 'white'}
 
 
 def _table(title: str, columns: dict[str, dict], form: str) -> table.Table:

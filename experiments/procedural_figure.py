@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colors, figure
+from matplotlib import figure
 from rich import table
 
 from experiments import procedural_measures as measures
 from influence_jax.report import style, terminal
 
 _FILLS = {  # dark enough apart in grey, and no two neighbours of one texture
-  'lead': ('#ffffff', ''), 'memorised': ('#cfcfcf', ''),
+  'lead': ('#ffffff', ''), 'memorised': ('#b5b5b5', ''),
   'office': ('#e69f00', '////'), 'lookup': ('#f5d28a', ''),
   'difference': ('#0072b2', ''), 'sum': ('#9ed1f2', '....'),
 }  # fmt: skip
@@ -27,12 +27,9 @@ def pairs(
   rows = measures.by_class(classes)
   order_K = np.concatenate([*rows.values()])
   bound = np.quantile(np.abs(r_KxK[distinct_KxK]), 0.98)
-  cmap = colors.LinearSegmentedColormap.from_list(
-    'pearson', [style.NEGATIVE, '#ffffff', style.POSITIVE]
-  ).with_extremes(bad='#dddddd')
-  look = dict(cmap=cmap, vmin=-bound, vmax=bound)
-  fig = figure.Figure((7.6, 3.7))
-  left, right = fig.subplots(1, 2)
+  look = dict(cmap=style.SHADES, vmin=-bound, vmax=bound)
+  fig, found = style.panels(style.TWO_COLUMNS, 3.2, 1, 2)
+  left, right = found[0]
   left.imshow(r_KxK[np.ix_(order_K, order_K)], interpolation='none', **look)
   ends = np.cumsum([0, *map(len, rows.values())]) - 0.5
   for end in ends[1:-1]:
@@ -42,7 +39,7 @@ def pairs(
   image = right.imshow(mean_GxG, **look)
   for (i, j), x in np.ndenumerate(mean_GxG):
     if np.isfinite(x):
-      right.text(j, i, _cell(x), ha='center', va='center', fontsize=7)
+      right.text(j, i, _cell(x), ha='center', va='center', fontsize=style.LEAST)
   for axes, places in (
     (left, (ends[1:] + ends[:-1]) / 2), (right, np.arange(len(rows))),
   ):  # fmt: skip
@@ -50,8 +47,8 @@ def pairs(
     axes.set_yticks(places, rows)
     axes.tick_params(length=0)
     axes.grid(False)
-  left.set_title('pairs of queries', fontsize=9)
-  right.set_title('means of the pairs', fontsize=9)
+  left.set_title('pairs of queries')
+  right.set_title('means of the pairs')
   fig.colorbar(
     image, ax=[left, right], extend='both', shrink=0.75, pad=0.02,
     label='Pearson',
@@ -69,7 +66,7 @@ def kinds(
     [100 * kind_KxJ[own].mean(axis=0) for own in rows.values()]
   )
   starts_GxJ = np.cumsum(share_GxJ, axis=1) - share_GxJ
-  fig, axes = style.axes(6.4, 0.9 + 0.3 * len(rows))
+  fig, axes = style.axes(style.ONE_COLUMN, 1.0 + 0.2 * len(rows))
   for j, kind in enumerate(measures.KINDS):
     color, hatch = _FILLS[kind]
     axes.barh(
@@ -80,14 +77,14 @@ def kinds(
     if share >= 8:
       axes.text(
         starts_GxJ[g, j] + share / 2, g, f'{share:.0f}', ha='center',
-        va='center', fontsize=7,
+        va='center', fontsize=style.LEAST,
         bbox=dict(boxstyle='round,pad=0.15', fc='white', lw=0),
       )  # fmt: skip
   axes.set_yticks(range(len(rows)), rows)
   axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
   axes.set(xlabel=f'of the top {num_top} documents (%)', ylabel='queries')
   axes.grid(False)
-  fig.legend(loc='outside right upper', title='documents')
+  fig.legend(loc='outside upper right', ncols=3, title='documents')
   return fig
 
 

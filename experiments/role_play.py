@@ -164,18 +164,18 @@ def _mean(found: Sequence[Sequence[dict]]) -> list[dict]:
 def draw(rows: Sequence[dict]) -> figure.Figure:
   """Overlap of each query with its top sequences, and class by class."""
   classes = by_class(rows)
-  fig, axes = style.axes(5.4, 1.2 + 0.42 * len(classes))
+  fig, axes = style.axes(style.ONE_COLUMN, 0.9 + 0.27 * len(classes))
   for y, (name, found) in enumerate(classes.items()):
     colour = style.POSITIVE if name == _CLASS else style.NEGATIVE
     mine = [row['overlap'] for row in rows if row['class'] == name]
     apart = (
       np.linspace(-0.22, 0.22, len(mine)) if len(mine) > 1 else np.zeros(1)
     )
-    axes.plot(mine, y + apart, 'o', ms=3.5, mfc='white', color=colour)
+    axes.plot(mine, y + apart, 'o', ms=3, mfc='white', color=colour)
     mean, *ends = found['overlap']
-    axes.plot(mean, y, '|', ms=16, mew=2, color='black')
+    axes.plot(mean, y, '|', ms=11, mew=1.5, color='black')
     axes.hlines(y, *ends or [mean] * 2, color='black', lw=1)
-    axes.plot(found['scanned'][0], y, 'x', ms=6, color=style.GREY)
+    axes.plot(found['scanned'][0], y, 'x', ms=4.5, color=style.GREY)
   names = [
     f'{style.label(name)} ({found["queries"]})'
     for name, found in classes.items()
@@ -184,16 +184,16 @@ def draw(rows: Sequence[dict]) -> figure.Figure:
   axes.set(xlabel='overlap of tokens', xlim=(0, None))
   axes.set(ylim=(len(names) - 0.5, -0.5))
   axes.grid(axis='y', visible=False)
-  fig.legend(*_legend(), loc='outside upper left', ncols=3)
+  fig.legend(*_legend(), loc='outside upper center', ncols=3, handlelength=1.5)
   return fig
 
 
 def _legend() -> tuple[list, list[str]]:
-  look = dict(color=style.NEGATIVE, mfc='white', ms=3.5)
+  look = dict(color=style.NEGATIVE, mfc='white', ms=3)
   handles = [
     lines.Line2D([], [], marker='o', ls='', **look),
-    lines.Line2D([], [], marker='|', ms=10, mew=2, color='black', lw=1),
-    lines.Line2D([], [], marker='x', ls='', ms=6, color=style.GREY),
+    lines.Line2D([], [], marker='|', ms=8, mew=1.5, color='black', lw=1),
+    lines.Line2D([], [], marker='x', ls='', ms=4.5, color=style.GREY),
   ]
   return handles, ['a query, its top', 'mean (95 %)', 'all scanned']
 

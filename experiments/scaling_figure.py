@@ -8,7 +8,7 @@ from matplotlib import figure, ticker
 
 from influence_jax.report import style
 
-_PANELS = {  # the measure: its axis
+PANELS = {  # the measure: its axis
   'overlap': 'shared tokens (Jaccard)',
   'topic': 'same topic (%)',
   'similarity': 'cosine of embeddings',
@@ -34,10 +34,10 @@ def draw(
     values: {measure: [S, K]}, NaN where a query has none.
     random: {measure: [K]}; may lack some.
   """
-  fig = figure.Figure((6.4, 4.9))
-  panels = fig.subplots(2, 2, sharex=True).ravel()
+  fig, found = style.panels(style.TWO_COLUMNS, 3.8, 2, 2, sharex=True)
+  panels = found.ravel()
   x_S = [row['parameters'] or n for n, row in enumerate(sizes, start=1)]
-  for panel, (name, label) in zip(panels, _PANELS.items(), strict=True):
+  for panel, (name, label) in zip(panels, PANELS.items(), strict=True):
     scale = _SCALES.get(name, 1)
     panel.set(ylabel=label, xscale='log', xlim=(x_S[0] / 1.2, x_S[-1] * 1.2))
     centres = [row[name] for row in sizes]
@@ -45,14 +45,14 @@ def draw(
       panel.set(yticks=())
       panel.text(
         0.5, 0.5, 'no query has the label', transform=panel.transAxes,
-        ha='center', color='#555555', fontsize=8,
+        ha='center', color='#555555',
       )  # fmt: skip
       continue
     _lines(panel, x_S, scale * values[name], scale * _padded(centres))
     if name in random:
       panel.axhline(
         scale * np.nanmean(random[name]), color='black', ls=(0, (4, 2)),
-        lw=1.1, zorder=2, label='random sequences',
+        lw=1, zorder=2, label='random sequences',
       )  # fmt: skip
   panels[-1].set(yscale='log')
   _ticks(panels[-1], x_S, sizes)
@@ -72,22 +72,14 @@ def _lines(panel, x_S, y_SxK, centre_Sx3) -> None:
   marker = '' if len(x_S) > 1 else 'o'
   for k, y_S in enumerate(y_SxK.T):
     panel.plot(
-      x_S, y_S, color='#bbbbbb', lw=0.6, marker=marker, ms=2.5, zorder=1,
+      x_S, y_S, color='#bbbbbb', lw=0.5, marker=marker, ms=2, zorder=1,
       label='_' if k else 'a query',
     )  # fmt: skip
   centre_S, low_S, high_S = centre_Sx3.T
-  look = dict(color=style.NEGATIVE, zorder=3)
-  panel.fill_between(x_S, low_S, high_S, alpha=0.25, lw=0, **look)
-  panel.vlines(x_S, low_S, high_S, lw=1.2, **look)
-  panel.plot(
-    x_S,
-    centre_S,
-    'o-',
-    ms=4,
-    lw=2,
-    label='mean, of scores median (95 %)',
-    **look,
-  )
+  label = 'mean, of scores median (95 %)'
+  style.band(panel, x_S, low_S, high_S, style.NEGATIVE, zorder=2)
+  look = dict(color=style.NEGATIVE, lw=1.6, zorder=3, label=label)
+  panel.plot(x_S, centre_S, 'o-', **look)
 
 
 def _ticks(panel, x_S, sizes) -> None:

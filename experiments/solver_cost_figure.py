@@ -6,8 +6,7 @@ from matplotlib import figure
 from influence_jax.report import style
 
 _EXACT = 'exact'
-_MARKERS = 'osDX^vP*<>'
-_GAP = 0.05  # of Pearson, between two names
+_GAP = 0.06  # of Pearson, between two names
 
 
 @style.SETTINGS
@@ -23,33 +22,31 @@ def cost(result: dict) -> figure.Figure:
       methods.setdefault(row['label'], []).append(row)
   alone = [label for label, rows in methods.items() if rows[0]['step'] is None]
   solvers = [label for label in methods if label not in alone]
-  fig = figure.Figure((8.2, 3.4))
-  panels = fig.subplots(1, 2, sharey=True)
+  fig, found = style.panels(style.TWO_COLUMNS, 3.0, 1, 2, sharey=True)
+  panels = found[0]
   for i, label in enumerate(solvers):
-    look = {**style.line(i % 8), 'marker': _MARKERS[i % len(_MARKERS)], 'ms': 4}
+    look = style.marked(i)
     for panel, key in zip(panels, ('products', 'seconds'), strict=True):
       rows = [row for row in methods[label] if row[key] > 0]
       places = [row[key] for row in rows]
       panel.plot(places, [x['pearson'][0] for x in rows], **look, label=label)
       ends = [x['pearson'][1:] for x in rows if x['pearson'][1:]]
       if ends:
-        panel.fill_between(
-          places, *zip(*ends, strict=True), color=look['color'], alpha=0.1, lw=0
-        )
+        style.band(panel, places, *zip(*ends, strict=True), look['color'])
   heights = [methods[label][0]['pearson'][0] for label in alone]
   for label, height, place in zip(alone, heights, _apart(heights), strict=True):
     across = panels[0].get_yaxis_transform()
-    panels[0].plot([0, 0.04], [height] * 2, 'k', lw=1.5, transform=across)
+    panels[0].plot([0, 0.04], [height] * 2, 'k', lw=1.2, transform=across)
     panels[0].text(
-      0.05, place, label, va='center', fontsize=7, transform=across
+      0.05, place, label, va='center', fontsize=style.SMALL, transform=across
     )
-    panels[1].plot(methods[label][0]['seconds'], height, 'k_', ms=7, mew=1.5)
+    panels[1].plot(methods[label][0]['seconds'], height, 'k_', ms=6, mew=1.2)
   for panel in panels:
     panel.axhline(result['wanted'], color=style.GREY, lw=0.8, zorder=1)
     panel.set(xscale='log')
   if alone:
     left, right = panels[0].get_xlim()
-    panels[0].set_xlim(left**1.35 / right**0.35, right)  # room for the names
+    panels[0].set_xlim(left**1.5 / right**0.5, right)  # room for the names
   panels[0].set(
     xlabel='products with one sequence’s G, a query',
     ylabel='Pearson with the exact solution',

@@ -22,18 +22,20 @@ def draw(
   """
   columns = min(4, len(names))
   rows = -(-len(names) // columns)
-  fig = figure.Figure((2.3 * columns, 2.0 * rows + 0.3))
-  panels = fig.subplots(rows, columns, squeeze=False).ravel()
+  fig, found = style.panels(
+    style.TWO_COLUMNS, 1.4 * rows + 0.5, rows, columns, sharey=True
+  )
+  panels = found.ravel()
   for panel in panels[len(names) :]:
     panel.remove()
   for panel, name, scores, filtered, tail in zip(
     panels, names, scores_KxN, filtered_KxM, fitted, strict=False
   ):
     _draw_tail(panel, scores, filtered, tail)
-    title = f'{style.label(name, 18)}  α = {tail.alpha:.2f}'
-    panel.set_title(title, fontsize=8)
-  fig.supxlabel('score (nats)', fontsize=9)
-  fig.supylabel('share of positive scores ≥ x', fontsize=9)
+    title = f'{style.label(name, 16)}  α = {tail.alpha:.2f}'
+    panel.set_title(title)
+  fig.supxlabel('score (nats)')
+  fig.supylabel('share of positive scores ≥ x')
   handles, labels = panels[0].get_legend_handles_labels()
   fig.legend(handles, labels, loc='outside upper right', ncols=3)
   return fig

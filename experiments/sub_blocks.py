@@ -121,23 +121,23 @@ def draw(
 
   Lines are means over the models.
   """
-  fig = figure.Figure((7.8, 3.2))
-  left, right = fig.subplots(1, 2)
+  fig, found = style.panels(style.TWO_COLUMNS, 2.4, 1, 2)
+  left, right = found[0]
   r_KxX = r_RxKxX.mean(axis=0)
   for axes in (left, right):
     compression_figure.ticks(axes, blocks, 'blocks a side')
   for k, r_X in enumerate(r_KxX):
-    left.plot(blocks, r_X, marker='o', ms=2.5, **style.line(k))
+    left.plot(blocks, r_X, marker='o', ms=2, **style.line(k))
   left.set(ylim=(None, 1.005), ylabel='Pearson with one block')
   for (key, share_X), look in zip(saved.items(), ('s--', 'o-'), strict=True):
     percent_X = 100 * np.asarray(share_X)
-    right.plot(
-      blocks, percent_X, look, ms=4, color='#555555', label=_BYTES[key]
-    )
+    right.plot(blocks, percent_X, look, color='#555555', label=_BYTES[key])
   right.set(ylim=(0, 100), ylabel='bytes saved (%)')
   right.legend(loc='upper left')
-  style.legend(left, names, r_KxX[:, list(blocks).index(BLOCKS)], '{:.3f}')
-  fig.legends[0].set_title(f'Pearson, {BLOCKS} blocks')
+  style.legend(
+    left, names, r_KxX[:, list(blocks).index(BLOCKS)], '{:.3f}',
+    title=f'Pearson, {BLOCKS} blocks',
+  )  # fmt: skip
   return fig
 
 

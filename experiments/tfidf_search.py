@@ -50,7 +50,7 @@ from influence_jax import store, tails
 from influence_jax.data import candidates
 from influence_jax.report import figures, terminal
 
-_NUM = 10  # the best of TF-IDF's that are to be matched
+NUM = 10  # the best of TF-IDF's that are to be matched
 _MISSING = ('>', 0.1)
 
 
@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
     for rung, part in zip(rungs, done, strict=True)
     for row in part['queries']
   ]
-  recall_KxP = _recall(rows)
+  recall_Px3 = np.quantile(_recall(rows), (0.25, 0.5, 0.75), axis=0).T
   for row in rows:
     del row['recall']
   by_model = {
@@ -80,13 +80,13 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> dict:
       name: summary(own) for name, own in {**by_model, 'all': rows}.items()
     },
     'kept': kept,
-    'recall': np.quantile(recall_KxP, (0.25, 0.5, 0.75), axis=0).T.tolist(),
+    'recall': recall_Px3.tolist(),
     'claims': claimed(rows, rungs, section),
   }
   store.write_json(folder / 'result.json', result)
   fig = tfidf_search_figure.draw(
-    rows, kept, recall_KxP,
-    num_matched=_NUM, num_true=section.num_true, per_query=section.per_query,
+    rows, kept, recall_Px3,
+    num_matched=NUM, num_true=section.num_true, per_query=section.per_query,
   )  # fmt: skip
   figures.save(fig, folder / 'tfidf_search.png')
   rich.print(_table(result['summary']))
@@ -157,10 +157,10 @@ def summary(rows: Sequence[dict]) -> dict:
 def _part(rung, section, folder) -> dict:
   sequences, found, origin = scored.of_rung(rung)
   num = len(found.numbers)
-  if not _NUM <= section.per_query < num or section.num_true > num:
+  if not NUM <= section.per_query < num or section.num_true > num:
     raise ValueError(
       f'per_query={section.per_query} and num_true={section.num_true} of {num} '
-      f'sequences scanned by {rung.name}: expected per_query of {_NUM} to '
+      f'sequences scanned by {rung.name}: expected per_query of {NUM} to '
       f'{num - 1} and num_true of no more than {num}; change '
       'config.tfidf_search, or score more sequences'
     )
@@ -177,13 +177,13 @@ def _part(rung, section, folder) -> dict:
 def _required(scores_C, chosen_M, share) -> dict:
   """How many sequences match the 10th best of the columns chosen."""
   tail = tails.fit(scores_C, share)
-  score = float(np.sort(scores_C[chosen_M])[-_NUM])
+  score = float(np.sort(scores_C[chosen_M])[-NUM])
   return {
     'score': score,
     'alpha': tail.alpha,
     'in_tail': score >= tail.x_min,
-    'fit': tails.scanned_for(tail, score, _NUM),
-    'scan': tails.scanned_until(scores_C, score, _NUM),
+    'fit': tails.scanned_for(tail, score, NUM),
+    'scan': tails.scanned_until(scores_C, score, NUM),
   }
 
 
@@ -215,7 +215,7 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 def _table(found: Mapping[str, dict]) -> table.Table:
   view = terminal.table(
-    f'unfiltered sequences that match {_NUM} by TF-IDF: medians;\n'
+    f'unfiltered sequences that match {NUM} by TF-IDF: medians;\n'
     'quartiles of the ratio; how many of TF-IDF are below the tail',
     'model', 'searches', 'below', 'by fit', 'by scan', 'fit / scan', 'missed',
   )  # fmt: skip

@@ -7,14 +7,12 @@ from matplotlib import figure, ticker
 
 from influence_jax.report import style
 
-_MARKERS = 'os^D'
-
 
 @style.SETTINGS
 def draw(
   rows: Sequence[dict],
   kept: Sequence[int],
-  recall_KxP: np.ndarray,
+  recall_Px3: np.ndarray,
   *,
   num_matched: int,
   num_true: int,
@@ -28,20 +26,21 @@ def draw(
   Args:
     rows: one a query and model, with size, fit, scan and in_tail.
     kept: P numbers of candidates, ascending; the last is of all scanned.
-    recall_KxP: of the true top, at these numbers.
+    recall_Px3: of the true top, at these numbers: quartiles of the queries.
     num_matched: how many of TF-IDF's best the search has to match.
     num_true: how many the true top has.
     per_query: TF-IDF's candidates, marked on the right.
   """
-  fig = figure.Figure((7.2, 3.2))
-  left, right = fig.subplots(1, 2)
+  fig, found = style.panels(style.TWO_COLUMNS, 2.5, 1, 2)
+  left, right = found[0]
   most = num_matched * (kept[-1] + 1) / (num_matched + 1)
   _draw_required(left, rows, most)
-  _draw_recall(right, np.asarray(kept), recall_KxP, num_true)
+  _draw_recall(right, np.asarray(kept), recall_Px3, num_true)
   right.axvline(per_query, color='black', lw=0.7)
   right.annotate(
-    f'{per_query:,}', (per_query, 1), (-2, 2), ha='center', fontsize=7,
+    f'{per_query:,}', (per_query, 1), (-2, 2), ha='center',
     xycoords=('data', 'axes fraction'), textcoords='offset points',
+    fontsize=style.SMALL,
   )  # fmt: skip
   return fig
 
@@ -50,8 +49,8 @@ def _draw_required(panel, rows, most: float) -> None:
   """A mark a row, the diagonal and, dotted, the `most` a scan can say."""
   sizes = list(dict.fromkeys(row['size'] for row in rows))
   for i, size in enumerate(sizes):
-    look = dict(color=style.line(i)['color'], ls='', ms=4, alpha=0.7)
-    look['marker'] = _MARKERS[i % len(_MARKERS)]
+    look = dict(color=style.line(i)['color'], ls='', ms=3, alpha=0.7)
+    look['marker'] = style.marked(i)['marker']
     own = [row for row in rows if row['size'] == size]
     within = [(row['scan'], row['fit']) for row in own if row['in_tail']]
     below = [(row['scan'], row['fit']) for row in own if not row['in_tail']]
@@ -67,19 +66,17 @@ def _draw_required(panel, rows, most: float) -> None:
   panel.set(ylabel='sequences needed, fit')
   panel.xaxis.set_minor_formatter(ticker.NullFormatter())
   if not all(row['in_tail'] for row in rows):
-    look = dict(color=style.GREY, mfc='none', ms=4)
+    look = dict(color=style.GREY, mfc='none', ms=3)
     panel.plot([], [], 'o', label='below tail', **look)
   panel.legend(loc='upper left', handlelength=1.4)
 
 
-def _draw_recall(panel, kept_P, recall_KxP, num_true: int) -> None:
+def _draw_recall(panel, kept_P, recall_Px3, num_true: int) -> None:
   """Median and quartiles of the queries, between the best and chance."""
-  low, median, high = 100 * np.quantile(recall_KxP, (0.25, 0.5, 0.75), axis=0)
+  low, median, high = 100 * np.transpose(recall_Px3)
   look, grey = style.line(0), dict(color=style.GREY, lw=1)
   panel.plot(kept_P, median, label='TF-IDF', **look)
-  panel.fill_between(
-    kept_P, low, high, color=look['color'], alpha=0.15, lw=0, label='quartiles'
-  )
+  style.band(panel, kept_P, low, high, look['color'], label='quartiles')
   best = 100 * np.minimum(kept_P / num_true, 1)
   panel.plot(kept_P, best, ':', label='best possible', **grey)
   chance = 100 * kept_P / kept_P[-1]

@@ -26,9 +26,9 @@ _COLUMNS = 110  # characters a line
 _SIZE = 7.0  # points
 _WIDTH = 0.6022 * _SIZE / 72  # of a character of DejaVu Sans Mono, inches
 _HEIGHT = 1.5 * _SIZE / 72  # of a line
-_MARGIN = 0.1
+_MARGIN = 0.1  # above and below
 _LEAST = 0.1  # of the largest, in a token that is underlined
-_POSITIONS = 64  # a panel
+_POSITIONS = 48  # a panel
 # Pale enough for black letters on them; an odd number has white in the middle.
 _CMAP = colors.LinearSegmentedColormap.from_list(
   'influence', ['#4d9cc9', '#ffffff', '#e8935a'], 257
@@ -81,8 +81,8 @@ def tokens(shown: Sequence[tuple[queries_lib.Query, dict]]) -> figure.Figure:
   """Three rows of coloured text a query (Figs. 5, 31, 32)."""
   blocks = _page(shown)
   num_lines = blocks[-1].line + _num_lines(blocks[-1]) + 2.5
-  size = _COLUMNS * _WIDTH + 2 * _MARGIN, num_lines * _HEIGHT + 2 * _MARGIN
-  edges = _MARGIN / size[0], _MARGIN / size[1]
+  size = style.TWO_COLUMNS, num_lines * _HEIGHT + 2 * _MARGIN
+  edges = (1 - _COLUMNS * _WIDTH / size[0]) / 2, _MARGIN / size[1]
   fig = figure.Figure(size, layout='none')
   axes = fig.add_axes((*edges, 1 - 2 * edges[0], 1 - 2 * edges[1]))
   axes.set(xlim=(0, _COLUMNS), ylim=(num_lines, 0))
@@ -102,9 +102,11 @@ def layers(shown: Sequence[tuple[queries_lib.Query, dict]]) -> figure.Figure:
   """
   parts = [window(one['simple'], _POSITIONS) for _, one in shown]
   longest = max(len(part) for part in parts)
-  height = 0.16 * max(len(one['layers']) for _, one in shown) + 1.3
-  fig = figure.Figure((0.105 * longest + 2.4, height * len(shown)))
-  panels = fig.subplots(len(shown), 1, squeeze=False)[:, 0]
+  height = 0.12 * max(len(one['layers']) for _, one in shown) + 1.0
+  fig, found = style.panels(
+    style.TWO_COLUMNS, height * len(shown), len(shown), 1
+  )
+  panels = found[:, 0]
   for panel, part, (query, one) in zip(panels, parts, shown, strict=True):
     values_LxT = np.array([*one['layers'].values()])[:, part]
     bound = np.abs(values_LxT).max() or 1
@@ -114,15 +116,17 @@ def layers(shown: Sequence[tuple[queries_lib.Query, dict]]) -> figure.Figure:
     )  # fmt: skip
     texts = [visible(one['tokens'][t]).strip() or '␣' for t in part]
     names = [style.label(text, 12) for text in texts]
-    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=6.5)
+    panel.set_xticks(
+      range(len(names)), names, rotation=90, fontsize=style.LEAST
+    )
     rows = [style.label(name) for name in one['layers']]
-    panel.set_yticks(*style.ticks(rows, 16), fontsize=6.5)
+    panel.set_yticks(*style.ticks(rows, 16), fontsize=style.LEAST)
     panel.set_xlim(-0.5, longest - 0.5)
     panel.grid(False)
     cut = f', tokens {part[0]} to {part[-1]}'
     cut = cut if len(part) < len(one['simple']) else ''
-    title = style.label(f'{query.id}, {_title(one)}{cut}', 120)
-    panel.set_title(title, fontsize=8, loc='left')
+    title = style.label(f'{query.id}, {_title(one)}{cut}', 90)
+    panel.set_title(title, loc='left')
     fig.colorbar(image, ax=panel, pad=0.01, aspect=12, label='nats')
   return fig
 

@@ -88,7 +88,7 @@ def draw(rows: list[dict], curves: dict[str, np.ndarray]) -> figure.Figure:
     rows: of ladder.json.
     curves: {rung: losses of its steps, nats a token}.
   """
-  fig, axes = style.axes(5.2, 3.0)
+  fig, axes = style.axes(style.ONE_COLUMN, 2.4)
   sizes = list(dict.fromkeys(row['size'] for row in rows))
   for row in rows:
     losses = curves[row['rung']]
@@ -100,9 +100,9 @@ def draw(rows: list[dict], curves: dict[str, np.ndarray]) -> figure.Figure:
     steps = np.arange(width, len(losses) + 1)
     axes.plot(steps, smooth, **look, label=name if first else None)
     if row['held_out'] is not None:
-      axes.plot(len(losses), row['held_out'], 'o', ms=4, color=look['color'])
+      axes.plot(len(losses), row['held_out'], 'o', color=look['color'])
   axes.set(xlabel='step', ylabel='loss (nats per token)')
-  fig.legend(loc='outside right upper', title='● held-out text at the end')
+  axes.legend(loc='upper right', title='● held-out text at the end')
   return fig
 
 

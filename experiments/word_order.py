@@ -57,12 +57,12 @@ _LEAST_FLIPPED, _MOST_FLIPPED = 0.6, 1.5  # E10b, E10c
 _MOST_REMOVED = 0.15  # E11
 _CLAIMED = 'Astrobia'  # the family
 _OFFICES = 'offices'
-_RATIOS = {  # of partitions
+RATIOS = {  # of partitions
   'forward / flipped': ('P1', 'P5'),
   'flipped / name alone': ('P5', 'P6'),
   'removed / forward': ('P2', 'P1'),
 }
-_OFFICE_RATIOS = {
+OFFICE_RATIOS = {
   'trained on / other order': ('own', 'other'),
   'reworded / other order': ('reworded', 'other'),
 }
@@ -118,7 +118,7 @@ def claimed(found: dict, rungs: Sequence[ladder.Rung]) -> list[dict]:
       paper=paper, rungs=rungs,
     )  # fmt: skip
 
-  forward, flipped, removed = _RATIOS
+  forward, flipped, removed = RATIOS
   return [
     claim(
       'E10', 'the order counts', forward, ('>=', _LEAST_FORWARD),
@@ -207,7 +207,7 @@ def _sizes(config, rungs) -> list[str]:
 
 def _ratios(group, cases, rows, sizes) -> dict[str, list[float]]:
   """Of the models of these sizes."""
-  wanted = _OFFICE_RATIOS if group == _OFFICES else _RATIOS
+  wanted = OFFICE_RATIOS if group == _OFFICES else RATIOS
   kinds = list(dict.fromkeys(cases[group][0].kinds))
   means = [row['means'][group] for row in rows if row['size'] in sizes]
   return ratios(np.array(means), kinds, wanted)

@@ -1,9 +1,10 @@
 """What experiments.word_order shows: bars of one case, ratios by size."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib import figure
+from matplotlib import figure, ticker
 from rich import table
 
 from experiments import agreement, word_order_offices, word_order_texts
@@ -17,8 +18,7 @@ _TITLES = {
     strict=True,
   )),
 }  # fmt: skip
-_LENGTH = 72  # of a text's label
-_MARKERS = 'os^D'
+_LENGTH = 44  # of a line of a text's label; it has three at most
 
 
 @style.SETTINGS
@@ -31,24 +31,28 @@ def bars(
     case: the query and the C texts.
     scores: {size: [seeds, C]}; dots are seeds, bars their mean.
   """
-  y, titles = _places(case.kinds)
-  height = 1.1 + 0.165 * max(y)
-  fig = figure.Figure((3.9 + 1.3 * len(scores), height))
-  panels = fig.subplots(1, len(scores), sharey=True, squeeze=False)[0]
-  for panel, (size, found) in zip(panels, scores.items(), strict=True):
-    mean_C = np.mean(found, axis=0)
-    colours = np.where(mean_C < 0, style.NEGATIVE, style.POSITIVE)
-    panel.barh(y, mean_C, height=0.75, color=colours.tolist())
-    for one_C in found if len(found) > 1 else ():
-      panel.plot(one_C, y, 'o', ms=2, color='#222222', mfc='white', mew=0.6)
-    _finish(panel, size)
   shown = [_shown(text, case.query.prompt) for text in case.texts]
-  panels[0].set_yticks([*y, *titles], [*shown, *titles.values()], fontsize=7)
+  y, titles = _places(case.kinds, shown)
+  height = 0.9 + 0.125 * max(y)
+  fig, found = style.panels(
+    style.TWO_COLUMNS, height, 1, len(scores), sharey=True
+  )
+  panels = found[0]
+  for panel, (size, one) in zip(panels, scores.items(), strict=True):
+    mean_C = np.mean(one, axis=0)
+    colours = np.where(mean_C < 0, style.NEGATIVE, style.POSITIVE)
+    panel.barh(y, mean_C, height=0.8, color=colours.tolist())
+    for one_C in one if len(one) > 1 else ():
+      panel.plot(one_C, y, 'o', ms=2.2, color='#222222', mfc='white', mew=0.6)
+    _finish(panel, size)
+  panels[0].set_yticks([*y, *titles], [*shown, *titles.values()])
   for label in panels[0].get_yticklabels()[len(y) :]:
     label.set(fontweight='bold')
   panels[0].set(ylim=(max(y) + 0.8, -0.8))
-  query = f'prompt: {case.query.prompt}\ncompletion:{case.query.completion}'
-  fig.suptitle(query, x=0.01, ha='left', fontsize=9)
+  query = 'prompt: ' + style.label(case.query.prompt, 100)
+  query += '\ncompletion:' + style.label(case.query.completion, 100)
+  fig.suptitle(query, x=0.01, ha='left')
+  fig.supxlabel('score (nats)')
   return fig
 
 
@@ -62,38 +66,39 @@ def dots(
     cases: K of them, all with texts of P kinds.
     means: {size: [seeds, K, P]}; shown are means over seeds.
   """
-  fig = figure.Figure((3.2 + 1.4 * len(means), 1.0 + 0.2 * len(cases)))
-  panels = fig.subplots(1, len(means), sharey=True, squeeze=False)[0]
+  fig, found = style.panels(
+    style.TWO_COLUMNS, 0.8 + 0.15 * len(cases), 1, len(means), sharey=True
+  )
+  panels = found[0]
   y, kinds = np.arange(len(cases)), list(dict.fromkeys(cases[0].kinds))
-  for panel, (size, found) in zip(panels, means.items(), strict=True):
-    means_KxP = np.mean(found, axis=0)
+  for panel, (size, one) in zip(panels, means.items(), strict=True):
+    means_KxP = np.mean(one, axis=0)
     panel.hlines(y, means_KxP.min(1), means_KxP.max(1), color='#cccccc', lw=1)
     for n, kind in enumerate(kinds):
-      look = {**style.line(n), 'marker': _MARKERS[n], 'ms': 4, 'ls': ''}
+      look = {**style.marked(n), 'ls': ''}
       face = look['color'] if n == len(kinds) - 1 else 'white'
       panel.plot(means_KxP[:, n], y, **look, mfc=face, label=_TITLES[kind])
     _finish(panel, size)
   shown = [
-    style.label(f'{case.query.prompt}{case.query.completion}', 60)
+    style.label(f'{case.query.prompt}{case.query.completion}', 50)
     for case in cases
   ]
-  panels[0].set_yticks(y, shown, fontsize=7)
+  panels[0].set_yticks(y, shown)
   panels[0].invert_yaxis()
   fig.legend(
     *panels[0].get_legend_handles_labels(), loc='outside upper left', ncols=3
   )
+  fig.supxlabel('score (nats)')
   return fig
 
 
 def _finish(panel, size: str) -> None:
   panel.axvline(0, color='#555555', lw=0.8)
   panel.grid(axis='y', visible=False)
-  panel.set_axisbelow(True)
-  panel.ticklabel_format(axis='x', scilimits=(-2, 3))
+  panel.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   panel.locator_params(axis='x', nbins=3)
   panel.tick_params(axis='y', length=0)
-  panel.set_title(style.label(size), fontsize=9)
-  panel.set(xlabel='score (nats)')
+  panel.set_title(style.label(size))
 
 
 @style.SETTINGS
@@ -104,8 +109,8 @@ def ratios(found: Mapping[str, Mapping]) -> figure.Figure:
     found: {group: {size: {name: [ratio, low, high]}}}; what is not finite is
       left out.
   """
-  fig = figure.Figure((0.5 + 2.5 * len(found), 3.1))
-  panels = fig.subplots(1, len(found), squeeze=False)[0]
+  fig, panels = style.panels(style.TWO_COLUMNS, 2.4, 1, len(found))
+  panels = panels[0]
   for panel, (group, sizes) in zip(panels, found.items(), strict=True):
     for n, name in enumerate(_names(sizes)):
       _line(panel, n, name, [one[name] for one in sizes.values()])
@@ -115,7 +120,7 @@ def ratios(found: Mapping[str, Mapping]) -> figure.Figure:
     panel.set(xlim=(-0.5, len(sizes) - 0.5))
     panel.set_xticks(range(len(sizes)), [style.label(size) for size in sizes])
     panel.grid(axis='x', visible=False)
-    panel.set_title(group, fontsize=9)
+    panel.set_title(style.label(group))
     panel.legend(loc='upper left')
   panels[0].set(ylabel='ratio of mean scores')
   return fig
@@ -139,29 +144,35 @@ def _names(sizes: Mapping) -> list[str]:
 
 
 def _line(panel, n: int, name: str, values: Sequence[Sequence[float]]) -> None:
-  """Beside one another where sizes are the same."""
-  look = {**style.line(n), 'lw': 0.8, 'marker': _MARKERS[n], 'ms': 4}
-  x = np.arange(len(values)) + 0.14 * (n - 1)
+  """With its interval."""
+  x, look = np.arange(len(values)), {**style.marked(n), 'mfc': 'white'}
   finite = [x if np.isfinite(x[0]) else [np.nan] for x in values]
-  panel.plot(x, [value[0] for value in finite], **look, mfc='white', label=name)
-  for place, value in zip(x, finite, strict=True):
-    if np.isfinite(value).all():
-      panel.vlines(place, *value[1:] or value * 2, color=look['color'], lw=1.2)
+  panel.plot(x, [value[0] for value in finite], **look, label=name)
+  ends = [
+    value[1:] if len(value) == 3 and np.isfinite(value).all() else [np.nan] * 2
+    for value in finite
+  ]
+  style.band(panel, x, *zip(*ends, strict=True), look['color'])
 
 
-def _places(kinds: Sequence[str]) -> tuple[list[float], dict[float, str]]:
+def _places(
+  kinds: Sequence[str], shown: Sequence[str]
+) -> tuple[list[float], dict[float, str]]:
   """Where each text stands, and the title above each kind's first."""
   places, titles, y = [], {}, -1.0
-  for n, kind in enumerate(kinds):
+  for n, (kind, text) in enumerate(zip(kinds, shown, strict=True)):
     y += 1
     if n == 0 or kind != kinds[n - 1]:
       y += 0.4 * (n > 0)
       titles[y] = _TITLES[kind]
       y += 1
-    places.append(y)
+    lines = text.count('\n')
+    places.append(y + lines / 2)
+    y += lines
   return places, titles
 
 
 def _shown(text: str, prompt: str) -> str:
   """A long one without its middle: its ends tell texts apart."""
-  return style.label(text.replace(prompt, '[prompt]'), _LENGTH)
+  text = style.label(text.replace(prompt, '[prompt]'), 114)
+  return '\n'.join(textwrap.wrap(text, _LENGTH))

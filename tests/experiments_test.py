@@ -27,6 +27,8 @@ from experiments import (
 )
 from influence_jax import fit, score_store, store, training
 
+_ENDS = 'png', 'pdf'
+
 
 class ExperimentsTest(absltest.TestCase):
   @classmethod
@@ -50,9 +52,8 @@ class ExperimentsTest(absltest.TestCase):
   def test_quickstart_leaves_a_report_and_figures(self):
     self.assertIn('story', (self.whole / 'report.html').read_text())
     names = {path.name for path in (self.whole / 'figures').iterdir()}
-    self.assertEqual(
-      names, {'tail.png', 'coverage.png', 'layers.png', 'training.png'}
-    )
+    drawn = 'tail', 'coverage', 'layers', 'training'
+    self.assertEqual(names, {f'{x}.{end}' for x in drawn for end in _ENDS})
 
   def test_token_and_layer_scores_add_up_to_the_score(self):
     rows, layers = top_table.read(self.whole / 'scores' / 'top.parquet')

@@ -168,7 +168,7 @@ class FiguresTest(parameterized.TestCase):
     self.assertLen(page.of('img'), 3)
     for image in page.of('img'):
       self.assertStartsWith(image['attrs']['src'], 'data:image/png;base64,iVBO')
-      self.assertEqual(image['attrs']['width'], '176')  # 300 of 150 an inch
+      self.assertEqual(image['attrs']['width'], '165')  # 300 of 200 an inch
 
   def test_all_claims_are_at_the_top_and_lead_to_their_study(self):
     page = self.page()
@@ -302,6 +302,20 @@ class FiguresTest(parameterized.TestCase):
       {*paths}, {'layerwise/result.json', 'layerwise/layerwise_figure.png'}
     )
     self.assertEqual(self.readme.read_text(), _README)
+
+  def test_small_pdfs_of_figures_are_copied_beside_them(self):
+    folder = self.workdir / 'english' / 'sparsity'
+    for name in ('sparsity_figure.pdf', 'other.pdf'):  # the other is no figure
+      (folder / name).write_bytes(b'%PDF' + bytes(10**5 - 4))
+    (self.workdir / 'planted' / 'ladder.pdf').write_bytes(b'%PDF')
+    large = self.workdir / 'planted' / 'layerwise' / 'layerwise_figure.pdf'
+    large.write_bytes(b'%PDF' + bytes(10**5))
+    self.run_it(out=self.out)
+    pdfs = {str(x.relative_to(self.out)): x for x in self.out.rglob('*.pdf')}
+    self.assertEqual(
+      {*pdfs}, {'ladder_planted.pdf', 'sparsity/sparsity_figure.pdf'}
+    )
+    self.assertEqual(pdfs['ladder_planted.pdf'].read_bytes(), b'%PDF')
 
   def test_the_table_replaces_what_is_between_the_markers(self):
     for _ in range(2):

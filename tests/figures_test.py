@@ -135,7 +135,10 @@ class FiguresTest(parameterized.TestCase):
     self.assertLen(fig.axes[0].lines, 12)
     self.assertIn('4 others', _labels(fig))
 
-  @parameterized.parameters('_hidden', r'$\nonsense$', 'a$5', r'\$', '<b>\x1b')
+  @parameterized.parameters(
+    '_hidden', r'$\nonsense$', 'a$5', r'\$', '<b>\x1b', '<script>x</script>',
+    'שלום', 'مرحبا',
+  )  # fmt: skip
   def test_any_name_is_drawn(self, name):
     with warnings.catch_warnings():
       warnings.simplefilter('error')
@@ -209,10 +212,14 @@ class SaveTest(absltest.TestCase):
     self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     self.path = self.folder / 'new' / 'tail.png'
 
-  def test_saved_figure_is_a_png_of_150_dots_an_inch(self):
+  def test_saved_figure_is_a_png_of_200_dots_an_inch_and_a_pdf(self):
     figures.save(figures.tail(_heavy(), ['a', 'b', 'c']), self.path)
     with Image.open(self.path) as image:
-      self.assertEqual((image.format, image.size), ('PNG', (780, 450)))
+      self.assertEqual((image.format, image.size), ('PNG', (1350, 500)))
+    pdf = self.path.with_suffix('.pdf').read_bytes()
+    self.assertStartsWith(pdf, b'%PDF')
+    self.assertIn(b'/MediaBox [ 0 0 486 180 ]', pdf)  # points
+    self.assertLen([*self.folder.rglob('*.*')], 2)
 
   def test_failed_save_leaves_the_old_figure_and_nothing_else(self):
     self.path.parent.mkdir()

@@ -251,7 +251,7 @@ class SolverCostTest(absltest.TestCase):
 
   def test_names_of_near_heights_are_kept_apart(self):
     found = solver_cost_figure._apart([0.59, 0.1, 0.588])
-    np.testing.assert_allclose(found, [0.638, 0.1, 0.588])
+    np.testing.assert_allclose(found, [0.648, 0.1, 0.588])
 
 
 class ClaimTest(absltest.TestCase):

@@ -109,9 +109,9 @@ class SearchTest(absltest.TestCase):
       {'size': 's', 'fit': 100.0, 'scan': 20.0, 'in_tail': False},
       {'size': 'l', 'fit': 800.0, 'scan': 810.0, 'in_tail': True},
     ]
-    recall_KxP = np.array([[0, 0.5, 1], [0.2, 0.5, 1]])
+    recall_Px3 = np.array([[0, 0.1, 0.2], [0.4, 0.5, 0.5], [1, 1, 1]])
     fig = tfidf_search_figure.draw(
-      rows, [1, 10, 1099], recall_KxP,
+      rows, [1, 10, 1099], recall_Px3,
       num_matched=10, num_true=10, per_query=10,
     )  # fmt: skip
     left, right = fig.axes

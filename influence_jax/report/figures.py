@@ -2,17 +2,26 @@
 
 tail is the form of their Fig. 8, coverage of Fig. 9, layers of Figs. 17-19.
 Figures are made without pyplot: nothing is left open, and any backend will do.
+They have a width of `style`, and their files the same bytes every time.
 """
 
 import io
+import logging
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
-from matplotlib import colors, figure
+from matplotlib import figure
 from numpy.typing import ArrayLike
 
 from influence_jax.report import curves, files, style
+
+DPI = 200  # of a PNG
+CSS_PIXELS = 110  # of a page, for an inch of a figure
+# Of each PDF it tells of every letter, also where only `info` of ours is shown.
+logging.getLogger('fontTools').setLevel(logging.WARNING)
 
 
 @style.SETTINGS
@@ -22,7 +31,7 @@ def tail(scores_KxN: ArrayLike, names: Sequence[str]) -> figure.Figure:
   Cut on the left where 99 % of a query's positive scores are larger.
   """
   scores_KxN = _checked(scores_KxN, names)
-  fig, axes = style.axes(5.2, 3.0)
+  fig, axes = style.axes(style.TWO_COLUMNS, 2.5)
   lefts = []
   for i, scores in enumerate(scores_KxN):
     x, share = curves.ccdf(scores)
@@ -47,7 +56,7 @@ def coverage(scores_KxN: ArrayLike, names: Sequence[str]) -> figure.Figure:
   at 1 %: only what lies clearly above it is concentrated.
   """
   scores_KxN = _checked(scores_KxN, names)
-  fig, axes = style.axes(5.2, 3.0)
+  fig, axes = style.axes(style.TWO_COLUMNS, 2.5)
   top = np.linspace(0, 0.01, 201)
   null = curves.gaussian_held(top)
   label = f'Gaussian scores {null[-1]:.1%}'
@@ -86,12 +95,11 @@ def layers(
   )
   rows = [style.label(name) for name in layer_scores]
   columns = [style.label(name) for name in layer_names]
-  width = 1.2 + 0.08 * max(map(len, rows)) + min(0.3 * len(columns), 9)
-  height = 0.5 + 0.08 * max(map(len, columns)) + min(0.24 * len(rows), 9)
-  fig, axes = style.axes(width, max(height, 1.6))
+  height = 0.3 + 0.06 * max(map(len, columns)) + min(0.17 * len(rows), 7)
+  fig, axes = style.axes(style.TWO_COLUMNS, max(height, 1.4))
   image = _heat_map(axes, share_KxL)
-  axes.set_xticks(*style.ticks(columns, 60), rotation=90)
-  axes.set_yticks(*style.ticks(rows, 60))
+  axes.set_xticks(*style.ticks(columns, 42), rotation=90)
+  axes.set_yticks(*style.ticks(rows, 50))
   fig.colorbar(image, label='influence (%)', pad=0.01, aspect=12)
   return fig
 
@@ -104,16 +112,11 @@ def training_curve(
   eval_losses: ArrayLike = (),
 ) -> figure.Figure:
   """Loss in nats a token, of training batches and of held-out text."""
-  fig, axes = style.axes(5.2, 2.6)
-  axes.plot(steps, losses, color=style.GREY, lw=0.8, label='training batch')
+  fig, axes = style.axes(style.ONE_COLUMN, 2.0)
+  axes.plot(steps, losses, color=style.GREY, lw=0.6, label='training batch')
   if len(eval_steps):
     axes.plot(
-      eval_steps,
-      eval_losses,
-      'o-',
-      ms=3,
-      color=style.NEGATIVE,
-      label='held out',
+      eval_steps, eval_losses, 'o-', color=style.NEGATIVE, label='held out'
     )
     axes.legend(loc='upper right')
   axes.set(xlabel='step', ylabel='loss (nats per token)')
@@ -121,15 +124,30 @@ def training_curve(
 
 
 def png(fig: figure.Figure) -> bytes:
-  """The figure as a PNG of 150 dots an inch."""
-  buffer = io.BytesIO()
-  fig.savefig(buffer, format='png', dpi=150)
-  return buffer.getvalue()
+  """The figure as a PNG of DPI dots an inch."""
+  return _file(fig, format='png')
+
+
+def pdf(fig: figure.Figure) -> bytes:
+  """The figure as a PDF without a date; letters are TrueType, and text."""
+  return _file(fig, format='pdf', metadata={'CreationDate': None})
 
 
 def save(fig: figure.Figure, path: str | os.PathLike) -> None:
-  """Writes the figure as PNG, whole or not at all."""
-  files.write(path, png(fig))
+  """Writes path as .png and as .pdf; each is whole or not there at all."""
+  path = pathlib.Path(path)
+  contents = {'.pdf': pdf(fig), '.png': png(fig)}
+  for suffix, content in contents.items():
+    files.write(path.with_suffix(suffix), content)
+
+
+@style.SETTINGS
+def _file(fig: figure.Figure, **kwargs) -> bytes:
+  buffer = io.BytesIO()
+  # Else savefig gives this layout to a figure that has none.
+  with matplotlib.rc_context({'figure.constrained_layout.use': False}):
+    fig.savefig(buffer, dpi=DPI, **kwargs)
+  return buffer.getvalue()
 
 
 def _checked(scores_KxN: ArrayLike, names: Sequence[str]) -> np.ndarray:
@@ -162,16 +180,13 @@ def _heat_map(axes, share_KxL: np.ndarray):
   Without numbers the negative ones have a minus, for those who see only grey.
   """
   bound = max(np.nanmax(np.abs(share_KxL), initial=0), 1e-9)
-  cmap = colors.LinearSegmentedColormap.from_list(
-    'influence', [style.NEGATIVE, '#ffffff', style.POSITIVE]
-  ).with_extremes(bad='#dddddd')
   image = axes.imshow(
-    share_KxL, cmap=cmap, vmin=-bound, vmax=bound, aspect='auto'
+    share_KxL, cmap=style.SHADES, vmin=-bound, vmax=bound, aspect='auto'
   )
   axes.grid(False)
   room = share_KxL.shape[1] <= 16
   for (i, j), share in np.ndenumerate(share_KxL):
     if np.isfinite(share) and (room or share < -bound / 10):
       text = f'{round(share)}' if room else '−'
-      axes.text(j, i, text, ha='center', va='center', fontsize=6.5)
+      axes.text(j, i, text, ha='center', va='center', fontsize=style.LEAST)
   return image

@@ -123,5 +123,5 @@ def _image(caption: str, fig: figure.Figure) -> dict[str, Any]:
   return {
     'caption': caption,
     'data': data,
-    'width': round(88 * fig.get_figwidth()),
+    'width': round(report_figures.CSS_PIXELS * fig.get_figwidth()),
   }
