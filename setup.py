@@ -6,7 +6,12 @@ import setuptools
 
 # What the corpora and judges of the paper's studies are read with.
 FIGURES = ['rdata>=1.1,<2']
-TEST = ['playwright>=1.65,<2', 'pytest>=8', 'ruff>=0.15', *FIGURES]
+TEST = [
+  'axe-playwright-python>=0.1.8,<0.2', 'httpx2>=2,<3', 'ipykernel>=7,<8',
+  'nbclient>=0.11,<0.12', 'playwright>=1.65,<2', 'pytest>=8', 'ruff>=0.15',
+  *FIGURES,
+]  # fmt: skip
+DOCS = ['mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1,<2']
 # Kronfluence asks for any torchvision (and never imports it): the one of this
 # torch, or pip takes another torch for the latest torchvision's sake.
 BENCH = ['kronfluence>=1.0.1,<1.1', 'torch==2.13.*', 'torchvision==0.28.*']
@@ -32,6 +37,7 @@ setuptools.setup(
     'absl-py>=2.1',
     'array_record>=0.8',
     'bm25s>=0.3,<0.4',
+    'duckdb>=1.4,<3',
     'flax>=0.12,<0.13',
     'gguf>=0.19,<0.20',
     'importlib_resources>=6',
@@ -46,14 +52,17 @@ setuptools.setup(
     'rich>=13',
     'safetensors>=0.5,<1',
     'scipy>=1.15',
+    'starlette>=1.10,<2',
     'tensorflow-datasets>=4.9.10,<5',
     'tensorstore>=0.1.80,<0.2',
     'tokenizers>=0.23,<0.24',
     'tqdm>=4.66',
+    'uvicorn>=0.50,<1',
   ],
   extras_require={
     'test': TEST,
     'bench': BENCH,
+    'docs': DOCS,
     'figures': FIGURES,
     'parity': PARITY,
   },  # fmt: skip

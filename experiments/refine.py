@@ -7,6 +7,7 @@ alone), in float32 or, if asked, in float64 throughout.
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -55,17 +56,8 @@ def tops(
     queries: as the scan had them, those of the first answer first.
     summary: of the scan.
   """
-  with _precision(config.score.refine_float64):
-    if config.score.refine_float64:
-      ours, factors = _widen(config, ours, factors)
-    details_fn = jax.jit(functools.partial(_details, ours.model))
-    main = solve.answers(config)[:1]
-    ours, factors, beside = solve.lay(config, ours, factors)
-    solver = solve.make_solver(config, ours, main, factors, rank=None)
-
-    def details(query, batch):
-      return processes.fetch(details_fn(ours.params, *beside((query, batch))))
-
+  with precision(config):
+    solver, details = make(config, ours, factors)
     found, num = [], len(batch.inputs)
     bar = tqdm.tqdm(total=num, desc='refine', mininterval=1.0)
     for rows in solve.chunks(config, num):
@@ -74,21 +66,59 @@ def tops(
         mine = solver(batch, rows)[0][0]
       for k, n in enumerate(rows):
         query = contraction.take(mine, [k])
-        found.append(_of_query(config, ours, details, query, summary, n))
+        found.append(of_query(config, ours, details, query, summary, n))
         bar.update()
     bar.close()
   return found
 
 
-def _of_query(config, ours, details, query, summary, n) -> dict:
-  """Tops of query n of the scan."""
+def precision(config: ConfigDict) -> contextlib.AbstractContextManager:
+  """In which all of this is done."""
+  wide = config.score.refine_float64
+  return jax.enable_x64(True) if wide else contextlib.nullcontext()
+
+
+def make(
+  config: ConfigDict, ours: trained.Trained, factors: dict[str, types.Factors]
+) -> tuple[Callable, Callable]:
+  """What is compiled: a solver at full rank (`solve.make_solver`) and
+
+  (query, batch) -> (scores by position, scores by layer).
+  """
+  if config.score.refine_float64:
+    ours, factors = _widen(config, ours, factors)
+  details_fn = jax.jit(functools.partial(_details, ours.model))
+  main = solve.answers(config)[:1]
+  ours, factors, beside = solve.lay(config, ours, factors)
+  solver = solve.make_solver(config, ours, main, factors, rank=None)
+
+  def details(query, batch):
+    return processes.fetch(details_fn(ours.params, *beside((query, batch))))
+
+  return solver, details
+
+
+def of_query(
+  config: ConfigDict,
+  ours: trained.Trained,
+  details: Callable,
+  query: contraction.Queries,
+  summary: topk.Summary,
+  n: int,
+  watch: Callable[[list], Iterable] = iter,
+) -> dict[str, list[Top]]:
+  """Tops of query n of the scan.
+
+  Args:
+    watch: sees the batches go by.
+  """
   ids, scores = summary.ids[n], summary.scores[n] * [[1], [-1]]
   scan = {
     int(i): float(score)
     for i, score in zip(ids.flat, scores.flat, strict=True)
     if i >= 0
   }
-  exact = _exact(config, ours, details, query, sorted(scan))
+  exact = _exact(config, ours, details, query, sorted(scan), watch)
   result = {}
   for sign, kind in ((1, 'positive'), (-1, 'negative')):
     side = [int(i) for i in ids[(1 - sign) // 2] if i >= 0]
@@ -108,13 +138,13 @@ def _of_query(config, ours, details, query, summary, n) -> dict:
   return result
 
 
-def _exact(config, ours, details, query, numbers) -> dict:
+def _exact(config, ours, details, query, numbers, watch) -> dict:
   """{sequence: (scores by position, scores by layer)} of one query."""
   sequences, found = ours.corpus.sequences, {}
   plan = batches_lib.split(
     sequences, np.array(numbers, int), config.score.refine_batch_tokens
   )
-  for spec in plan:
+  for spec in watch(plan):
     batch = batches_lib.get(sequences, spec)
     tokens_BxT, layers_BxL = details(query, batch)
     for b, i in enumerate(spec.rows.tolist()):
@@ -141,10 +171,6 @@ def _details(model, params, query, batch):
     found[name] = scores_Bx1[:, 0]
   names = attribution.layer_names(model.layers)
   return scores_BxLxT.sum(1), jnp.stack([found[name] for name in names], 1)
-
-
-def _precision(float64: bool):
-  return jax.enable_x64(True) if float64 else contextlib.nullcontext()
 
 
 def _widen(config, ours, factors):

@@ -101,6 +101,23 @@ def make_solver(
 ) -> Callable:
   """(batch, rows) -> (queries of these rows for each answer, losses in nats).
 
+  `steps`, one after the other.
+  """
+  gradient, solved = steps(config, ours, asked, factors, rank)
+  return lambda batch, rows: solved(*gradient(batch, rows), len(rows))
+
+
+def steps(
+  config: ConfigDict,
+  ours: trained.Trained,
+  asked: list[Answer],
+  factors: dict[str, types.Factors],
+  rank: int | None,
+) -> tuple[Callable, Callable]:
+  """(batch, rows) -> (gradients, losses), and (gradients, losses, number of
+
+  rows) -> as `make_solver`.
+
   At full rank if `rank` is None. Compiled once: rows are filled up to
   `query_batch`. ValueError if a query's loss or gradient is not finite.
   """
@@ -112,7 +129,7 @@ def make_solver(
   ]
 
   @jax.jit
-  def gradient(params, batch):
+  def of_batch(params, batch):
     outputs = ours.model.apply_fn(params, batch.inputs)
     losses_K = ours.model.loss.per_sequence(outputs, batch.targets, batch.mask)
     return gradients.layer_gradients(ours.model, params, batch), losses_K
@@ -131,25 +148,26 @@ def make_solver(
       weighted=config.score.weighted, method=config.score.svd,
     )  # fmt: skip
 
-  def solver(batch, rows):
+  def gradient(batch, rows):
     size = min(config.score.query_batch, len(batch.inputs))
     filled = np.resize(rows, size)  # one shape for all
-    g_KxIxO, losses_K = gradient(
+    return of_batch(
       ours.params, beside(types.Batch(*(x[filled] for x in batch)))
     )
-    num = len(rows)
-    solved = [
+
+  def solved(g_KxIxO, losses_K, num):
+    found = [
       compress(n, factors, damping, g_KxIxO)
       for n, damping in enumerate(dampings)
     ]
     if jax.process_count() > 1:
-      solved, losses_K = processes.fetch((solved, losses_K))
-    found = [contraction.take(one, range(num)) for one in solved]
+      found, losses_K = processes.fetch((found, losses_K))
+    found = [contraction.take(one, range(num)) for one in found]
     losses_K = np.asarray(losses_K)[:num]
     _check_finite(found, losses_K)
     return found, losses_K
 
-  return solver
+  return gradient, solved
 
 
 def _check_finite(found, losses_K) -> None:

@@ -11,6 +11,8 @@ from influence_jax import attribution, processes
 from influence_jax.data import queries as queries_lib
 from influence_jax.data import tokenizer as tokenizer_lib
 
+ROW_GROUP = 2_000  # rows that are read together: those of few queries
+
 
 def rows(
   ours: trained.Trained,
@@ -69,7 +71,7 @@ def write(path: str | os.PathLike, rows: list[dict], layers: dict) -> None:
   names = '\n'.join(attribution.layer_names(layers))
   table = table.replace_schema_metadata({'layers': names})
   unfinished = path.with_name(f'tmp_{path.name}')
-  pyarrow.parquet.write_table(table, unfinished)
+  pyarrow.parquet.write_table(table, unfinished, row_group_size=ROW_GROUP)
   unfinished.replace(path)
 
 

@@ -5,34 +5,67 @@
 
 One file that needs no network: queries, their sequences by token and layer, how
 the scores are spread, what the run was (docs/viewer.md). Reads the scores in
-config.score.folder and, of the workdir, what is there of factor_health.json,
-plan.json, plan_measured.json, metrics.jsonl and finetune.json; loads no model.
-Sections read: score.
+config.score.folder, parts of input and output tokens where they are there
+(experiments.token_parts), and of the workdir what is there of
+factor_health.json, plan.json, plan_measured.json, metrics.jsonl and
+finetune.json; loads no model. --others=DIR,DIR: other workdirs, scored on the
+same corpus and queries, whose scores stand beside. Sections read: score.
+
+--serve: a server on 127.0.0.1 instead, for stores too large for one file
+(experiments.live); the section data is read then too. --serve --checkpoint:
+with the model and the fit of the workdir, for queries that are typed in
+(experiments.interactive).
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import rich
+from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import common, plan, scored, top_table
+from experiments import (
+  ask_routes,
+  common,
+  live,
+  plan,
+  token_parts_table,
+  top_table,
+  view_answers,
+)
 from influence_jax import store
 from influence_jax.data import sequences as sequences_lib
-from influence_jax.report import records, viewer, viewer_distribution
+from influence_jax.report import records, viewer
 
-_NONE = viewer.Answers((), {}, {})
+_OTHERS = flags.DEFINE_list(
+  'others', [], 'Workdirs scored on the same corpus and queries.'
+)
+_SERVE = flags.DEFINE_bool('serve', False, 'Answer as a server: no file.')
+_PORT = flags.DEFINE_integer('port', 0, 'Of 127.0.0.1; 0 is any free one.')
+_HEALTH = (
+  'Mean and max are of the eigenvalues of G, the condition is that of G with '
+  'damping; clipped: eigenvalues that rounding made negative; effective rank: '
+  '(sum)^2 / sum of squares of the eigenvalues; kfac gap: how far those of '
+  'K-FAC are from the ones in use, relative to these.'
+)
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
+def run(
+  config: ConfigDict,
+  workdir: str | os.PathLike,
+  others: Sequence[str] = (),
+) -> None:
   """Writes the page.
 
+  Args:
+    others: workdirs whose scores of the same sequences are shown beside.
+
   Raises:
-    ValueError: there are no top sequences, or scores that do not belong to
-      them.
+    ValueError: there are no top sequences; or scores, or parts of tokens, that
+      do not belong to them.
   """
   workdir = pathlib.Path(workdir)
   folder = workdir / config.score.folder
@@ -48,44 +81,19 @@ def run(config: ConfigDict, workdir: str | os.PathLike) -> None:
     store.read_json(folder / 'queries.json'),
     rows,
     layers,
-    answers(workdir, folder, rows),
+    view_answers.answers(
+      workdir,
+      folder,
+      rows,
+      view_answers.named(
+        others, config.score.folder, own=workdir.resolve().name
+      ),
+    ),
     tables(workdir, folder),
+    token_parts_table.read(folder),
   )
   path = workdir / 'view.html'
   rich.print(f'view: {path} ({path.stat().st_size / 1e6:.1f} MB)')
-
-
-def answers(
-  workdir: pathlib.Path, folder: pathlib.Path, rows: list[dict]
-) -> viewer.Answers:
-  """What the matrix of scores says of the rows, and of all sequences.
-
-  Where it says nothing, `absent` is why. A negative row's rank is counted from
-  the smallest score.
-  """
-  if not (folder / 'scores.zarr').exists():
-    return _NONE._replace(absent='config.score.matrix was False')
-  method = store.read_json(folder / 'manifest.json')['score']['candidates']
-  if method['method'] != 'all':
-    return _NONE._replace(
-      absent=f'only candidates found by {method["method"]} were scored'
-    )
-  sequences = sequences_lib.open(workdir / 'sequences')
-  found = scored.load(folder, sequences)
-  lengths = sequences.records['size'][found.numbers] - 1
-  of_rows, distributions = {}, {}
-  for k, query in enumerate(found.queries):
-    mine = [row for row in rows if row['query_id'] == query.id]
-    at = np.searchsorted(found.numbers, [row['sequence'] for row in mine])
-    signs = np.array([1 if x['kind'] == 'positive' else -1 for x in mine])
-    pairs = [_ranked(scores_N, at, signs) for scores_N in found.scores[:, k]]
-    for row, *of_row in zip(mine, *pairs, strict=True):
-      of_rows[query.id, row['sequence']] = of_row
-    distributions[query.id] = [
-      viewer_distribution.describe(scores_N, lengths)
-      for scores_N in found.scores[:, k]
-    ]
-  return viewer.Answers(found.answers, of_rows, distributions)
 
 
 def tables(workdir: pathlib.Path, folder: pathlib.Path) -> list[viewer.Table]:
@@ -97,16 +105,6 @@ def tables(workdir: pathlib.Path, folder: pathlib.Path) -> list[viewer.Table]:
     *_health(workdir),
     viewer.Table('Config', ('key', 'value'), [*_flat(config)]),
   ]
-
-
-def _ranked(scores_N, at, signs) -> list[tuple[float, int]]:
-  """(score, rank from 1) of the columns `at`; sign -1 ranks from below."""
-  ascending = np.sort(scores_N)
-  mine = scores_N[at]
-  below = np.searchsorted(ascending, mine, 'left')
-  above = len(scores_N) - np.searchsorted(ascending, mine, 'right')
-  ranks = 1 + np.where(signs > 0, above, below)
-  return list(zip(mine.tolist(), ranks.tolist(), strict=True))
 
 
 def _facts(workdir, folder) -> Iterator[tuple[str, str]]:
@@ -166,16 +164,19 @@ def _health(workdir) -> Iterator[viewer.Table]:
     found = store.read_json(workdir / 'factor_health.json')
     names = ['layer', *sorted({key for x in found for key in x} - {'layer'})]
     yield viewer.Table(
-      'Damping and health of the factors (influence_jax/health.py)',
+      'Damping and health of the factors',
       [name.replace('_', ' ') for name in names],
       [[_number(x.get(name, '')) for name in names] for x in found],
+      _HEALTH,
     )
 
 
 def _number(x) -> str:
-  """Three digits; words as they are."""
+  """Three digits; words as they are, whole numbers whole."""
   if isinstance(x, str) or not np.isfinite(x):
     return str(x)
+  if isinstance(x, int):
+    return f'{x:,}'
   return records.number(x, sign='-')
 
 
@@ -187,5 +188,27 @@ def _flat(tree: dict, path: str = '') -> Iterator[tuple[str, str]]:
       yield f'{path}{key}', json.dumps(value, ensure_ascii=False)
 
 
+def main(
+  config: ConfigDict, workdir: pathlib.Path, checkpoint: bool = False
+) -> None:
+  """Writes the page or, with --serve, answers as a server."""
+  if checkpoint and not _SERVE.value:
+    raise ValueError(
+      '--checkpoint without --serve, expected both: a page in a file cannot '
+      'answer queries; add --serve'
+    )
+  if checkpoint:
+    with ask_routes.app(config, workdir) as app:
+      live.serve(config, workdir, _PORT.value, app)
+  elif _SERVE.value:
+    live.serve(config, workdir, _PORT.value)
+  else:
+    run(config, workdir, others=_OTHERS.value)
+
+
 if __name__ == '__main__':
-  common.main(run)
+  # Not above: experiments.influence has another flag of this name
+  _CHECKPOINT = flags.DEFINE_bool(
+    'checkpoint', False, 'With --serve: load the model, answer typed queries.'
+  )
+  common.main(lambda config, workdir: main(config, workdir, _CHECKPOINT.value))

@@ -94,6 +94,21 @@ class ScoreStore:
       )
     return self._array.read().result()
 
+  def row(self, k: int) -> np.ndarray:
+    """The scores of query k, [N].
+
+    Raises:
+      ValueError: some are missing or damaged.
+    """
+    scores_N = self._array[k].read().result()
+    if len(missing := np.flatnonzero(np.isnan(scores_N))):
+      raise ValueError(
+        f'the score of sequence {missing[0]} and {len(missing) - 1} others are '
+        'missing: run the scoring again with the same --workdir, it goes on '
+        'from there'
+      )
+    return scores_N
+
   def _num_chunks(self) -> int:
     return -(-self._array.shape[1] // self._chunk)
 

@@ -10,10 +10,11 @@ import tempfile
 import numpy as np
 import view_test
 from absl.testing import absltest, parameterized
+from axe_playwright_python import sync_playwright as axe
 from ml_collections import ConfigDict
 from playwright import sync_api
 
-from experiments import view
+from experiments import token_parts_table, view
 from influence_jax.report import records
 
 _CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -51,7 +52,14 @@ class BrowserTest(parameterized.TestCase):
     workdir = pathlib.Path(root) / 'of <run>'
     workdir.mkdir()
     cls.scores, cls.rows = view_test.write(workdir)
-    view.run(ConfigDict({'score': {'folder': 'scores'}}), workdir)
+    config = ConfigDict({'score': {'folder': 'scores'}})
+    # One without parts of tokens, beside whose scores another's stand.
+    plain = pathlib.Path(root) / 'plain'
+    shutil.copytree(workdir, plain)
+    (plain / 'scores' / token_parts_table.NAME).unlink()
+    view.run(config, plain, others=[str(workdir)])
+    cls.plain = (plain / 'view.html').as_uri()
+    view.run(config, workdir)
     cls.address = (workdir / 'view.html').as_uri()
     driver = cls.enterClassContext(sync_api.sync_playwright())
     cls.browser = driver.chromium.launch(
@@ -69,7 +77,8 @@ class BrowserTest(parameterized.TestCase):
     self.page.context.close()
     super().tearDown()
 
-  def open(self, link='', **context):
+  def open(self, link='', address=None, **context):
+    address = address or self.address
     context = self.browser.new_context(
       viewport={'width': 1200, 'height': 800}, **context
     )
@@ -83,9 +92,9 @@ class BrowserTest(parameterized.TestCase):
     page.on('dialog', lambda x: self.wrong.append(x.message))
     page.on(
       'request',
-      lambda x: x.url.startswith(self.address) or self.wrong.append(x.url),
+      lambda x: x.url.startswith(address) or self.wrong.append(x.url),
     )
-    page.goto(self.address + link)
+    page.goto(address + link)
     return page
 
   def of(self, name, kind=None):
@@ -173,6 +182,144 @@ class BrowserTest(parameterized.TestCase):
     bound = records.number(most, '')
     self.assertEqual(scale, f'-{bound}+{bound} nats a token')
 
+  def shown_parts(self, page, row):
+    """(tokens, numbers of the scale's share) of the row's card, chosen."""
+    card = page.locator(f'.card[data-sequence="{row["sequence"]}"]')
+    card.locator('.score').click()
+    return card, card.locator('[data-token]').evaluate_all(
+      """all => all.map((one) => [one.textContent,
+        (one.className === 'n' ? -1 : 1)
+        * Number(one.style.getPropertyValue('--a'))])"""
+    )
+
+  def test_tokens_are_coloured_as_input_or_as_target_if_asked(self):
+    row = self.of(_FIRST)[3]
+    parts = view_test.token_parts_of(row)
+    texts = [records.plain(x) for x in row['tokens']]
+    last = records.plain(parts['last'])
+    for kind, wanted, tokens, told in (
+      ('input', parts['input'], texts, ' as input'),
+      ('output', [0, *parts['output']], [*texts, last], ' as target'),
+    ):
+      self.page.select_option('[name=parts]', kind)
+      card, found = self.shown_parts(self.page, row)
+      self.assertEqual([text for text, _ in found], tokens)
+      most = np.abs(wanted).max()
+      shares = [share for _, share in found]
+      np.testing.assert_allclose(shares, np.array(wanted) / most, atol=2e-3)
+      strongest = int(np.argmax(np.abs(wanted)))
+      card.locator('[data-token]').nth(strongest).hover()
+      value = records.number(float(wanted[strongest]))
+      self.assertEqual(
+        self.page.text_content('#tip'),
+        f'{tokens[strongest]} {value} nats{told}',
+      )
+      bound = records.number(float(most), '')
+      foot = card.locator('.foot').text_content()
+      self.assertIn(f'-{bound}+{bound} nats a token', foot)
+      total = records.number(float(np.sum(wanted)))
+      self.assertIn(f'parts add up to {total}', foot)
+      share = 100 * most / np.abs(wanted).sum()
+      self.assertIn(f'the largest holds {share:.3g} %', foot)
+
+  def test_a_key_and_the_address_choose_the_parts(self):
+    def chosen(page=self.page):
+      note = page.text_content('#parts-note')
+      return page.input_value('[name=parts]'), note
+
+    notes = [chosen()]
+    for _ in range(2):
+      self.page.keyboard.press('t')
+      notes.append(chosen())
+    self.assertEqual([x for x, _ in notes], ['tokens', 'input', 'output'])
+    self.assertLen({note for _, note in notes}, 3)
+    again = self.open(self.page.evaluate('location.hash'))
+    self.assertEqual(chosen(again), notes[2])
+    self.page.keyboard.press('t')
+    self.assertEqual(chosen(), notes[0])
+    self.assertNotIn('parts', self.page.evaluate('location.hash'))
+
+  def test_where_there_are_no_parts_it_says_so(self):
+    page = self.open('#parts=output', self.plain)
+    page.keyboard.press('t')
+    self.assertEqual(page.input_value('[name=parts]'), 'tokens')
+    self.assertEqual(page.locator('[name=parts] option:disabled').count(), 2)
+    self.assertIn('experiments.token_parts', page.text_content('#parts-note'))
+    page.keyboard.press('2')
+    shown = page.text_content('#distribution')
+    self.assertIn('No gradient norms', shown)
+    self.assertEqual(page.locator('circle').count(), 0)
+
+  def test_dots_are_scores_by_norms_of_the_top_sequences(self):
+    self.choose(_SECOND)
+    self.page.keyboard.press('2')
+    dots = self.page.locator('circle').evaluate_all(
+      """all => all.map((one) => [Number(one.getAttribute('cx')),
+        -Number(one.getAttribute('cy')), one.textContent])"""
+    )
+    rows = self.of(_SECOND)
+    self.assertLen(dots, len(rows))
+    norms = [view_test.token_parts_of(row)['gradient_norm'] for row in rows]
+    scores = [row['score'] for row in rows]
+    for wanted, found in ((np.log(norms), 0), (scores, 1)):
+      places = [dot[found] for dot in dots]
+      self.assertAlmostEqual(np.corrcoef(wanted, places)[0, 1], 1, 6)
+    for score, norm, dot in zip(scores, norms, dots, strict=True):
+      told = f'{records.number(score)} nats, norm {records.number(norm, "")}'
+      self.assertEndsWith(dot[2], told)
+    self.assertIn(
+      f'The {len(rows)} top sequences of this query alone',
+      self.page.text_content('#distribution'),
+    )
+
+  def test_another_models_scores_are_beside(self):
+    page = self.open('', self.plain)
+    labels = [
+      f'{name}: {answer} relative 0.1'
+      for name in ('plain', 'of <run>')
+      for answer in ('ekfac', 'identity')
+    ]
+    row, page_row = self.of(_FIRST)[2], '.card[aria-current]'
+    page.locator(f'.card[data-sequence="{row["sequence"]}"] .score').click()
+    cells = page.locator(f'{page_row} tbody tr').evaluate_all(
+      'all => all.map((one) => [...one.children].map((x) => x.textContent))'
+    )
+    own = [
+      records.number(float(self.scores[a, 0, row['sequence']])) for a in (0, 1)
+    ]
+    self.assertEqual([x[0] for x in cells], labels)
+    self.assertEqual([x[1] for x in cells], own * 2)
+    self.assertEqual(cells[0][2], str(row['rank']))
+    self.assertEqual(page.locator('.card table').count(), 1)
+    page.keyboard.press('2')
+    page.select_option('#distribution select', label=labels[3])
+    table = page.locator('#distribution table').first
+    found = table.locator('tbody tr').evaluate_all(
+      'all => all.map((one) => [...one.children].map((x) => x.textContent))'
+    )
+    self.assertEqual([x[0] for x in found], labels)
+    self.assertEqual([x[1] for x in found][::2], ['1.00', '1.00'])
+
+  @parameterized.parameters('light', 'dark')
+  def test_axe_finds_nothing_serious(self, scheme):
+    for address, steps in ((self.address, 'jt23?'), (self.plain, 'j2')):
+      page = self.open('', address, color_scheme=scheme)
+      for key in steps:
+        page.keyboard.press(key)
+        found = axe.Axe().run(page).response
+        self.assertNotEmpty(found['passes'])
+        self.assertEqual(
+          [
+            (x['id'], node['html'])
+            for x in found['violations']
+            if x['impact'] in ('serious', 'critical')
+            for node in x['nodes']
+          ],
+          [],
+          (address, key),
+        )
+      page.context.close()
+
   def test_layers_carry_the_scores_of_the_table(self):
     row = next(
       row for row in self.of(_FIRST)
@@ -183,10 +330,11 @@ class BrowserTest(parameterized.TestCase):
     bars = card.locator('[data-layer]')
     for i, score in enumerate(row['layer_scores']):
       bars.nth(i).hover()
-      tip = self.page.text_content('#tip')
-      self.assertEqual(
-        tip, f'{[*view_test.LAYERS][i]} {records.number(score)} nats'
-      )
+      name, told, unit = self.page.text_content('#tip').rsplit(' ', 2)
+      self.assertEqual((name, unit), ([*view_test.LAYERS][i], 'nats'))
+      step = max(map(abs, row['layer_scores'])) / 1000
+      rounding = 10.0 ** np.ceil(np.log10(max(step, abs(score) / 1000)))
+      self.assertAlmostEqual(float(told), score, delta=rounding)
       height = bars.nth(i).evaluate(
         "one => parseFloat(getComputedStyle(one, '::after').height)"
       )
@@ -333,7 +481,7 @@ class BrowserTest(parameterized.TestCase):
       positive = int((self.scores[a, 1] > 0).sum())
       caption = self.page.locator('figcaption').first.text_content()
       self.assertIn(f'{positive} of {num} scores are positive', caption)
-    self.assertEqual(self.page.locator('svg').count(), 2)
+    self.assertEqual(self.page.locator('svg').count(), 3)
     self.assertNotIn('NaN', self.page.inner_html('#distribution'))
     self.page.keyboard.press('3')
     self.assertTrue(self.page.is_visible('text=abc123'))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 from tiny import scores as tiny_scores
 
-from experiments import top_table, view
+from experiments import token_parts_table, top_table, view, view_answers
 from influence_jax import score_store, store, types
 from influence_jax.data import batches, sequences
 from influence_jax.report import records, viewer, viewer_distribution
@@ -29,6 +29,7 @@ IDS = '<b>id</b> & "x" #=%', 'b'
 LAYERS = {f'block_{i}/<i>mlp': types.Layer(f'block_{i}/<i>mlp', 2, 2, False)
           for i in range(3)}  # fmt: skip
 NUM_TOP = 8
+DIGITS = [chr(x) for x in range(32, 127) if chr(x) not in '"\\<>&']
 WORDS = 'one', 'two', 'three', '<i>four'
 
 
@@ -66,6 +67,7 @@ def write(workdir: pathlib.Path) -> tuple[np.ndarray, list[dict]]:
     if sign * scores[0, k, n] > 0
   ]
   top_table.write(folder / 'top.parquet', rows, LAYERS)
+  token_parts_table.write(folder, [token_parts_of(row) for row in rows], {})
   store.write_json(workdir / 'config.json', {'fit': {'seed': 0, 'x': {}}})
   health = [{'layer': name, 'damping': 0.12345, 'condition': float('inf')}
             for name in LAYERS]  # fmt: skip
@@ -91,6 +93,26 @@ def _row(rng, name, kind, rank, n, score) -> dict:
     'token_scores': (score * parts / parts.sum()).tolist(),
     'layer_scores': (score * layers / layers.sum()).tolist(),
   }  # fmt: skip
+
+
+def token_parts_of(row) -> dict:
+  rng = np.random.default_rng(row['sequence'])
+  num = len(row['tokens'])
+  output, given = rng.standard_t(2, (2, num))
+  output *= row['score'] / output.sum()
+  return {
+    'query_id': row['query_id'], 'sequence': row['sequence'],
+    'output': output.astype(np.float32), 'input': given.astype(np.float32),
+    'last': f' {HOSTILE[0]}', 'gradient_norm': float(rng.gamma(3)),
+  }  # fmt: skip
+
+
+def unpacked(found: list) -> np.ndarray:
+  """The numbers that the page holds."""
+  unit, parts = found[:2]
+  digits = [DIGITS.index(x) for x in parts]
+  whole = np.array(digits[::2]) * 90 + np.array(digits[1::2]) - 4050
+  return whole * unit
 
 
 class Page(html.parser.HTMLParser):
@@ -134,7 +156,11 @@ class ViewTest(absltest.TestCase):
 
   def shown(self):
     """(row of top.parquet, row of the page), each."""
-    shown = [row for query in self.data['queries'] for row in query['rows']]
+    shown = [
+      dict(zip(self.data['columns'], row, strict=True))
+      for query in self.data['queries']
+      for row in query['rows']
+    ]
     return zip(self.rows, shown, strict=True)
 
   def test_rows_are_those_of_the_table_by_query_kind_and_rank(self):
@@ -150,12 +176,122 @@ class ViewTest(absltest.TestCase):
     for row, shown in self.shown():
       for kind in ('token', 'layer'):
         scores = np.array(row[f'{kind}_scores'])
-        found = shown[f'{kind}s']
-        parts = np.array(found['parts']) * 10.0 ** found['exponent']
+        parts = unpacked(shown[f'{kind}s'])
         self.assertLessEqual(
           abs(parts - scores).max(), abs(scores).max() / 2000
         )
-        self.assertLess(max(map(abs, found['parts'])), 10_001)
+
+  def test_parts_of_tokens_are_those_of_their_table(self):
+    self.assertTrue(self.data['has_parts'])
+    for row, shown in self.shown():
+      wanted = token_parts_of(row)
+      for kind in ('input', 'output'):
+        scores, found = wanted[kind], shown[kind]
+        error = abs(unpacked(found) - scores).max()
+        self.assertLessEqual(error, abs(scores).max() / 2000)
+        self.assertAlmostEqual(found[2] / scores.sum(), 1, 4)
+      self.assertAlmostEqual(shown['norm'] / wanted['gradient_norm'], 1, 5)
+      source = self.data['sequences'][str(row['sequence'])]
+      self.assertEqual(source['last'], wanted['last'])
+    for query in self.data['queries']:
+      rows = [x for x in self.rows if x['query_id'] == query['id']]
+      norms = [token_parts_of(row)['gradient_norm'] for row in rows]
+      wanted = stats.spearmanr([abs(x['score']) for x in rows], norms).statistic
+      self.assertAlmostEqual(query['norm_correlation'], wanted, 9)
+
+  def test_parts_of_tokens_are_of_this_table_whole_or_refused(self):
+    copy = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.assertIsNone(token_parts_table.read(copy))
+    top_table.write(copy / 'top.parquet', self.rows, LAYERS)
+    token_parts_table.write(
+      copy, [token_parts_of(row) for row in self.rows], {}
+    )
+    self.assertLen(token_parts_table.read(copy), len(self.rows))
+    top_table.write(copy / 'top.parquet', self.rows[1:], LAYERS)
+    with self.assertRaisesRegex(ValueError, 'token_parts.parquet is of anothe'):
+      token_parts_table.read(copy)
+    path = copy / token_parts_table.NAME
+    whole = path.read_bytes()
+    for damaged in (whole[:-9], whole[: len(whole) // 2], b''):
+      path.write_bytes(damaged)
+      with self.assertRaisesRegex(ValueError, 'is damaged.*remove it and run'):
+        token_parts_table.read(copy)
+
+  def test_without_parts_of_tokens_the_page_has_none(self):
+    queries = [{'id': x, 'prompt': '', 'completion': '', 'loss': 1.0,
+                'labels': {}} for x in IDS]  # fmt: skip
+    found = viewer.data(
+      '', queries, self.rows, [*LAYERS], viewer.Answers((), {}, {}), ()
+    )
+    self.assertFalse(found['has_parts'])
+    self.assertNotIn('input', found['columns'])
+    self.assertLen(found['queries'][0]['rows'][0], len(found['columns']))
+
+  def other(self, **changes):
+    """A folder of other scores of the same, but for the manifest's changes."""
+    root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    manifest = store.read_json(self.workdir / 'scores' / 'manifest.json')
+    manifest = {**manifest, 'answers': ['kfac relative 0.1'], **changes}
+    folder = root / 'd64_0' / 'scores'
+    store.write_json(folder / 'manifest.json', manifest)
+    num = manifest['score']['num_sequences'] or self.scores.shape[2]
+    scores = np.random.default_rng(3).standard_normal((2, num))
+    score_store.create(folder / 'scores.zarr', 2, num, 16).put(0, scores)
+    return folder, scores
+
+  def answers(self, **others):
+    folder = self.workdir / 'scores'
+    return view_answers.answers(self.workdir, folder, self.rows, others)
+
+  def test_another_models_scores_stand_beside_under_its_name(self):
+    folder, scores = self.other()
+    found = self.answers(d64_0=folder)
+    own = self.workdir.name
+    self.assertEqual(
+      found.labels,
+      [f'{own}: ekfac relative 0.1', f'{own}: identity relative 0.1',
+       'd64_0: kfac relative 0.1'],
+    )  # fmt: skip
+    lengths = sequences.open(self.workdir / 'sequences').records['size'] - 1
+    for k, name in enumerate(IDS):
+      theirs = np.float32(scores[k])
+      described = found.distributions[name][2]
+      wanted = viewer_distribution.describe(theirs, lengths)
+      self.assertEqual(described | wanted, described)
+      for row in self.rows:
+        if row['query_id'] == name:
+          sign = 1 if row['kind'] == 'positive' else -1
+          score, rank = found.of_rows[name, row['sequence']][2]
+          self.assertAlmostEqual(score, scores[k, row['sequence']], 5)
+          self.assertEqual(rank, 1 + sum(sign * theirs > sign * score))
+
+  def test_another_models_scores_of_something_else_are_refused(self):
+    manifest = store.read_json(self.workdir / 'scores' / 'manifest.json')
+    queries = [[name, 'another prompt', 'end', {}] for name in IDS]
+    few = {**manifest['score'], 'num_sequences': 20}
+    filtered = {**manifest['score'], 'candidates': {'method': 'tf_idf'}}
+    for changes, message in (
+      ({'data': 'f' * 64}, 'of the corpus ffffffffffff, those in .* of '),
+      ({'queries': queries}, 'not the same ones in the same order'),
+      ({'queries': manifest['queries'][::-1]}, 'not the same ones'),
+      ({'score': few}, '20 sequences are scored in'),
+      ({'score': filtered}, 'only candidates found by tf_idf'),
+    ):
+      folder, _ = self.other(**changes)
+      with self.assertRaisesRegex(ValueError, f'--others: .*{message}'):
+        self.answers(x=folder)
+    with self.assertRaisesRegex(ValueError, 'experiments.score did not run'):
+      self.answers(x=folder.parent)
+    labels = [[*query[:3], {'class': 'other'}] for query in manifest['queries']]
+    self.answers(x=self.other(queries=labels)[0])  # labels are no matter
+
+  def test_workdirs_of_one_name_are_told_apart_by_their_paths(self):
+    found = view_answers.named(['a/s', 'b/s', 'c/l', 'd/own'], 'scores', 'own')
+    self.assertEqual(
+      found,
+      {name: pathlib.Path(path) / 'scores' for name, path in (
+        ('a/s', 'a/s'), ('b/s', 'b/s'), ('l', 'c/l'), ('d/own', 'd/own'))},
+    )  # fmt: skip
 
   def test_answers_are_scores_and_ranks_in_the_store(self):
     num_checked = 0
@@ -185,13 +321,16 @@ class ViewTest(absltest.TestCase):
       0, scores
     )
     row = {'query_id': 'b', 'sequence': int(numbers[7]), 'kind': 'positive'}
-    found = view.answers(copy, copy / 'scores', [row])
+    found = view_answers.answers(copy, copy / 'scores', [row])
     (first, second) = found.of_rows['b', numbers[7]]
     self.assertAlmostEqual(first[0], scores[1, 7], 5)
     self.assertAlmostEqual(second[0], scores[3, 7], 5)
     lengths = [len(made.row(n)) - 1 for n in numbers]
     wanted = viewer_distribution.describe(np.float32(scores[3]), lengths)
-    self.assertEqual(found.distributions['b'][1], wanted)
+    described = found.distributions['b'][1]
+    agreement = stats.spearmanr(scores[1], scores[3]).statistic
+    self.assertAlmostEqual(described.pop('agreement'), agreement, 9)
+    self.assertEqual(described, wanted)
 
   def test_hostile_texts_are_data_alone(self):
     self.assertLen(self.page.of('script'), 2)
@@ -238,10 +377,10 @@ class ViewTest(absltest.TestCase):
     manifest = store.read_json(self.workdir / 'scores' / 'manifest.json')
     manifest['score']['candidates'] = {'method': 'tf_idf'}
     store.write_json(copy / 'manifest.json', manifest)
-    found = view.answers(copy, copy, self.rows)
+    found = view_answers.answers(copy, copy, self.rows)
     self.assertIn('score.matrix was False', found.absent)
     (copy / 'scores.zarr').mkdir()
-    found = view.answers(copy, copy, self.rows)
+    found = view_answers.answers(copy, copy, self.rows)
     self.assertIn('candidates found by tf_idf', found.absent)
     self.assertEmpty(found.of_rows)
 
@@ -287,23 +426,36 @@ class ViewTest(absltest.TestCase):
       {query['id']: 3 * [described] for query in queries},
     )
     layers = [f'blocks/mlp/fc_in[{i}]' for i in range(24)]
-    page = viewer.render('large', queries, rows, layers, answers, ())
+    token_parts = {
+      (row['query_id'], row['sequence']): {
+        'input': rng.standard_t(2, 128), 'output': rng.standard_t(2, 128),
+        'last': ' token', 'gradient_norm': 123.456,
+      }
+      for row in rows
+    }  # fmt: skip
+    page = viewer.render(
+      'large', queries, rows, layers, answers, (), token_parts
+    )
     size = len(page.encode()) / 1e6
     print(f'50 x 50 sequences of 128 tokens: {size:.2f} MB')
     self.assertLess(size, 5)
 
 
-class ScaledTest(parameterized.TestCase):
+class PackedTest(parameterized.TestCase):
   @parameterized.parameters(
-    ([19507.3, -42.0, 0.03], 1, [1951, -4, 0]),
-    ([1.0, -0.25], -3, [1000, -250]),
-    ([9.9999e-7, 1e-9], -10, [10000, 10]),
-    ([0.0, 0.0], 0, [0, 0]),
-    ([], 0, []),
+    ([19507.3, -42.0, 0.03], 10, [1951, -4, 0]),
+    ([1.0, -0.25], 1e-3, [1000, -250]),
+    ([4.049, -4.049], 1e-3, [4049, -4049]),
+    ([4.0495, -0.01], 2.5e-3, [1620, -4]),
+    ([-9.9999e-7, 1e-9], 2.5e-10, [-4000, 4]),
+    ([0.0, 0.0], 1, [0, 0]),
+    ([], 1, []),
   )
-  def test_parts_times_the_unit(self, scores, exponent, parts):
-    found = viewer.scaled(scores)
-    self.assertEqual(found, {'exponent': exponent, 'parts': parts})
+  def test_parts_times_the_unit(self, scores, unit, whole):
+    found = viewer.packed(scores)
+    self.assertEqual(found[0], unit)
+    self.assertLen(found[1], 2 * len(whole))
+    np.testing.assert_allclose(unpacked(found), np.array(whole) * unit)
 
 
 class DistributionTest(absltest.TestCase):

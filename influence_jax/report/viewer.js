@@ -1,10 +1,11 @@
-// What is chosen, by pointer, keys or address; the other views; the tip.
+// What is chosen, by pointer, keys or address; numbers under the pointer.
 
 // ---- what is chosen
 
 function permalink(sequence) {
   const parts = new URLSearchParams({query: query().id});
   if (sequence !== null) parts.set('sequence', sequence);
+  if (controls.parts.value !== 'tokens') parts.set('parts', controls.parts.value);
   if (state.tab !== 'sequences') parts.set('tab', state.tab);
   return `#${parts}`;
 }
@@ -102,45 +103,13 @@ function openLink() {
   const tab = parts.get('tab');
   chooseTab(['distribution', 'run'].includes(tab) ? tab : 'sequences');
   const sequence = parts.get('sequence');
+  const kind = parts.get('parts');
+  controls.parts.value = data.has_parts && kind in PARTS ? kind : 'tokens';
   chooseQuery(Math.max(n, 0), sequence === null ? null : Number(sequence));
   if (parts.has('query') && n < 0) {
     $('found').textContent += `; no query ${parts.get('query')} here: this is the first`;
   }
   if (sequence !== null) cardOf(state.sequence)?.scrollIntoView({block: 'center'});
-}
-
-// ---- distribution and run
-
-function drawDistribution() {
-  const found = query().distributions;
-  const view = $('distribution');
-  if (!found.length) {
-    view.replaceChildren(make('p', null, `No distribution to show: ${data.absent}`));
-    return;
-  }
-  const kept = view.querySelector('select')?.value ?? '0';
-  const choice = make(
-    'select', null, ...data.answers.map((label, n) => make('option', {value: n}, label)));
-  choice.value = kept;
-  const charts = make('div', {class: 'charts'});
-  const fill = () => charts.replaceChildren(...drawings(found[Number(choice.value)]));
-  choice.addEventListener('change', fill);
-  const label = make('label', null, 'answer ', choice);
-  view.replaceChildren(make('p', {class: 'controls'}, label), charts);
-  fill();
-}
-
-const drawings = (one) => [
-  make('section', null, make('h3', null, 'How large the scores are'), tailChart(one)),
-  make('section', null, make('h3', null, 'Scores and length'), lengthChart(one)),
-  table('How concentrated the influence is',
-    ['top sequences', 'hold of the positive influence', 'Gaussian noise would'],
-    one.held.map((row) => row.map(percent))),
-];
-
-function drawRun() {
-  $('run').replaceChildren(
-    ...data.tables.map(({title, header, rows}) => table(title, header, rows)));
 }
 
 // ---- numbers under the pointer or the cursor
@@ -149,11 +118,12 @@ function showTip(target) {
   const row = rowOf(Number(target.closest('.card').dataset.sequence));
   const i = Number(target.dataset.token ?? target.dataset.layer);
   const isToken = 'token' in target.dataset;
-  const name = isToken
-    ? make('code', null, seen(source(row).tokens[i].slice(0, 300)))
-    : make('b', null, data.layers[i]);
-  const numbers = isToken ? row.tokens : row.layers;
-  $('tip').replaceChildren(name, ` ${partly(numbers, i)} nats`);
+  const {tokens, numbers} = shownTokens(row);
+  const shown = isToken
+    ? [make('code', null, seen(tokens[i].slice(0, 300))),
+      ` ${partly(numbers, i)} nats${shownKind().as}`]
+    : [make('b', null, data.layers[i]), ` ${partly(row.layers, i)} nats`];
+  $('tip').replaceChildren(...shown);
   const at = target.getBoundingClientRect();
   const own = $('tip').getBoundingClientRect();
   const above = at.bottom + own.height + 8 > innerHeight;
@@ -165,7 +135,8 @@ const hideTip = () => $('tip').replaceChildren();
 function stepToken(by) {
   const spans = [...cardOf(state.sequence)?.querySelectorAll('[data-token]') ?? []];
   if (!spans.length) return;
-  const sizes = rowOf(state.sequence).tokens.parts.map(Math.abs);
+  const {numbers} = shownTokens(rowOf(state.sequence));
+  const sizes = numbers.parts.map(Math.abs);
   state.token = state.token === null
     ? sizes.indexOf(Math.max(...sizes))
     : Math.max(0, Math.min(spans.length - 1, state.token + by));
@@ -185,7 +156,13 @@ $('queries').addEventListener('click', (event) => {
   scrollTo(0, 0);
   remember();
 });
-$('controls').addEventListener('input', () => { drawSequences(); hideTip(); remember(); });
+function changed() {
+  state.token = null;
+  drawSequences();
+  hideTip();
+  remember();
+}
+$('controls').addEventListener('input', changed);
 $('controls').addEventListener('submit', (event) => event.preventDefault());
 $('sequences').addEventListener('click', (event) => {
   const found = event.target.closest('.card');
@@ -237,9 +214,10 @@ const KEYS = {
     controls.text.select();
   },
   '?': () => $('keys').showModal(), d: switchTheme,
+  t: () => { nextParts(); changed(); },
   1: () => openTab('sequences'), 2: () => openTab('distribution'), 3: () => openTab('run'),
 };
-const ON_SEQUENCES = ['j', 'k', 'ArrowDown', 'ArrowUp', 'ArrowRight', 'ArrowLeft'];
+const ON_SEQUENCES = ['t', 'j', 'k', 'ArrowDown', 'ArrowUp', 'ArrowRight', 'ArrowLeft'];
 
 addEventListener('keydown', (event) => {
   const isField = event.target.matches?.('input, select');
@@ -256,6 +234,7 @@ controls.shown.append(
   make('option', {value: 'score'}, 'score'),
   make('option', {value: 'scan_score'}, 'scan score'),
   ...data.answers.map((label, n) => make('option', {value: n}, label)));
+fillParts();
 nameTheme();
 drawRun();
 openLink();

@@ -2,7 +2,7 @@
 // Elements, numbers, tables and charts. Texts become text nodes, never markup.
 
 function make(tag, attributes, ...children) {
-  const svg = ['svg', 'g', 'line', 'path', 'rect', 'text'].includes(tag);
+  const svg = ['svg', 'g', 'line', 'path', 'rect', 'circle', 'text', 'title'].includes(tag);
   const made = svg
     ? document.createElementNS('http://www.w3.org/2000/svg', tag)
     : document.createElement(tag);
@@ -38,8 +38,10 @@ function table(title, header, rows) {
   const cell = (text, i) => i
     ? make('td', side(i), make('bdi', null, text))
     : make('th', {scope: 'row'}, make('bdi', null, text));
-  return make('div', {class: 'scroll'}, make('table', null,
-    make('caption', null, title),
+  // What can be scrolled must be within reach of the keyboard.
+  const place = {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': title || header[0]};
+  return make('div', place, make('table', null,
+    title ? make('caption', null, title) : '',
     make('thead', null, make('tr', null, ...header.map(
       (text, i) => make('th', {scope: 'col', ...side(i)}, text)))),
     make('tbody', null, ...rows.map((row) => make('tr', null, ...row.map(cell))))));
@@ -56,13 +58,16 @@ function steps(low, high) {
 }
 
 // Where a value lies between 0 and 1, and which values are named on the axis.
-function axis(values, isLog) {
+// `room`, of the whole, is left free at both ends.
+function axis(values, isLog, room = 0) {
   const to = isLog ? Math.log10 : (x) => x;
   let [low, high] = [to(Math.min(...values)), to(Math.max(...values))];
   if (high - low <= 1e-9 * Math.abs(low)) {
     const room = isLog ? 0.5 : Math.abs(low) / 2 || 1;
     [low, high] = [low - room, high + room];
   }
+  const free = room * (high - low);
+  [low, high] = [low - free, high + free];
   let ticks = [];
   if (isLog) {
     const every = Math.ceil((high - low) / 7);
@@ -74,7 +79,7 @@ function axis(values, isLog) {
   return {at: (x) => (to(x) - low) / (high - low), ticks};
 }
 
-const PLOT = {left: 62, right: 12, top: 10, bottom: 40, width: 430, height: 290};
+const PLOT = {left: 70, right: 12, top: 10, bottom: 40, width: 430, height: 290};
 
 // An empty plot: its svg, and (x, y) => its pixels.
 function plot(label, x, y, names, forms) {
@@ -130,7 +135,7 @@ function lengthChart(found) {
   const bins = found.by_length;
   const heights = bins.flatMap((bin) => bin.slice(3));
   const on = plot('Scores by length of the sequence',
-    axis([bins[0][0] - 0.5, bins.at(-1)[1] + 0.5], false), axis(heights, false),
+    axis([bins[0][0] - 0.5, bins.at(-1)[1] + 0.5], false), axis(heights, false, 0.04),
     ['length of the sequence (tokens)', 'score (nats)'],
     [(x) => String(x), (y) => number(y, 3)]);
   for (const [first, last, , low, lower, median, upper, high] of bins) {

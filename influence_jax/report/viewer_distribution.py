@@ -40,9 +40,6 @@ def describe(
   lengths_N = np.asarray(lengths_N)
   x, above = curves.ccdf(scores_N)
   kept = np.geomspace(1, max(len(x), 1), _NUM_POINTS).round().astype(int) - 1
-  found = None
-  if len(set(lengths_N.tolist())) > 1 and np.ptp(abs(scores_N)) > 0:
-    found = float(stats.spearmanr(abs(scores_N), lengths_N).statistic)
   return {
     'num': len(scores_N),
     'num_positive': len(x),
@@ -50,8 +47,15 @@ def describe(
     'tail': _tail(scores_N, share, len(x)),
     'held': _held(scores_N),
     'by_length': _by_length(scores_N, lengths_N),
-    'rank_correlation': found,
+    'rank_correlation': rank_correlation(abs(scores_N), lengths_N),
   }
+
+
+def rank_correlation(x_N: ArrayLike, y_N: ArrayLike) -> float | None:
+  """Spearman's; None where there is none, as all of one are alike."""
+  if len(x_N) < 2 or not np.ptp(x_N) or not np.ptp(y_N):
+    return None
+  return float(stats.spearmanr(x_N, y_N).statistic)
 
 
 def _tail(scores_N: np.ndarray, share: float, num_positive: int) -> dict:

@@ -2,24 +2,21 @@
 
 const data = JSON.parse(document.getElementById('data').textContent);
 for (const one of Object.values(data.sequences)) one.tokens = one.tokens.split('\x7f');
+for (const one of data.queries) {
+  one.rows = one.rows.map((row) => Object.fromEntries(data.columns.map((name, i) =>
+    [name, PACKED.includes(name) ? unpack(row[i]) : row[i]])));
+}
 const $ = (id) => document.getElementById(id);
 const controls = $('controls').elements;
 const state = {tab: 'sequences', query: 0, sequence: null, token: null};
 const LONG = 900; // characters of a text that is shown whole when not chosen
+const FEW = 2; // answers that a line has room for; more are a table of the chosen one
 
 const query = () => data.queries[state.query];
 const source = (row) => data.sequences[row.sequence];
 const bdi = (text) => make('bdi', null, text);
 const span = (kind, ...children) => make('span', {class: kind}, ...children);
 const seen = (token) => token.replaceAll('\n', '↵\n');
-const values = ({exponent, parts}) => parts.map((part) => part * 10 ** exponent);
-const bound = (numbers) => numbers.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
-
-// A part to the digits that the file holds of it: three at most.
-function partly({exponent, parts}, i) {
-  const digits = Math.min(3, String(Math.abs(parts[i])).length);
-  return number(parts[i] * 10 ** exponent, digits);
-}
 
 // ---- queries, on the left
 
@@ -63,7 +60,7 @@ const shownRank = (row) => row.answers[Number(controls.shown.value)]?.[1] ?? row
 
 // The largest share of the influence, sum |part|, that one token holds.
 function largestShare(row) {
-  const sizes = row.tokens.parts.map(Math.abs);
+  const sizes = shownTokens(row).numbers.parts.map(Math.abs);
   return Math.max(0, ...sizes) / Math.max(1, sizes.reduce((a, b) => a + b, 0));
 }
 
@@ -100,6 +97,8 @@ function wantedRows() {
 
 function drawSequences() {
   controls.share.disabled = !controls.sparse.value;
+  const note = shownKind().note + (data.has_parts ? '' : ` ${NO_PARTS}`);
+  $('parts-note').textContent = note;
   const rows = wantedRows();
   if (!rows.some((row) => row.sequence === state.sequence)) {
     state.sequence = rows[0]?.sequence ?? null;
@@ -108,7 +107,9 @@ function drawSequences() {
     const found = rows.filter((row) => row.kind === kind);
     if (!found.length) return [];
     return [
-      make('h3', {class: 'kind'}, `Most ${kind} `, span('dim', `(${found.length})`)),
+      make('h3', {class: 'kind'},
+        span(null, `Most ${kind} `, span('dim', `(${found.length})`)),
+        span('dim bars', 'parts of the layers')),
       ...found.map((row) => card(row, row.sequence === state.sequence)),
     ];
   });
@@ -135,7 +136,7 @@ function card(row, isCurrent) {
         span('dim', bdi(topic)), span('place', place)),
       strip(row)),
     text(row, isCurrent),
-    foot(row));
+    foot(row, isCurrent));
 }
 
 // Bars of the layers' parts, from a zero line that leaves room for both signs.
@@ -160,8 +161,8 @@ function strip(row) {
 // The tokens, each on its colour; of a long text that is not chosen, the part
 // that holds most of the influence.
 function text(row, isCurrent) {
-  const {tokens} = source(row);
-  const numbers = values(row.tokens);
+  const found = shownTokens(row);
+  const [tokens, numbers] = [found.tokens, values(found.numbers)];
   const most = bound(numbers) || 1;
   const [start, stop] = isCurrent ? [0, tokens.length] : excerpt(tokens, numbers);
   const spans = tokens.slice(start, stop).map((token, n) => {
@@ -169,7 +170,7 @@ function text(row, isCurrent) {
     const isWhole = isCurrent || token.length <= LONG;
     const shown = make(
       'span', {'data-token': i}, seen(isWhole ? token : `${token.slice(0, LONG)}…`));
-    if (row.tokens.parts[i]) {
+    if (numbers[i]) {
       shown.className = numbers[i] < 0 ? 'n' : 'p';
       shown.style.setProperty('--a', (Math.abs(numbers[i]) / most).toFixed(3));
     }
@@ -196,19 +197,28 @@ function excerpt(tokens, numbers) {
   return best;
 }
 
-function foot(row) {
-  const {tokens} = source(row);
-  const most = number(bound(values(row.tokens)), 3, '');
+// The same sequence under each answer, with its rank among all sequences.
+const answersTable = (row) => table(
+  '', ['answer', 'score', row.kind === 'negative' ? 'rank from below' : 'rank'],
+  row.answers.map(([score, rank], n) => [data.answers[n], number(score), count(rank)]));
+
+function foot(row, isCurrent) {
+  const {tokens, numbers} = shownTokens(row);
+  const most = number(bound(values(numbers)), 3, '');
   const from = row.kind === 'negative' ? ' from below' : '';
   const scores = row.answers.map(([score, rank], n) =>
     [data.answers[n], `${number(score)} (rank ${count(rank)}${from})`]);
   const facts = [
-    ['', `${tokens.length} tokens, the largest holds ${percent(largestShare(row))}`],
-    ['score', number(row.score)],
-    ['scan', number(row.scan_score)],
-    ...scores,
+    ['', `${source(row).tokens.length} tokens, the largest holds ${percent(largestShare(row))}`],
+    ...(numbers.sum !== undefined ? [['parts add up to', number(numbers.sum)]] : []),
+    // The one that is shown stands above.
+    ...(controls.shown.value === 'score' ? [] : [['score', number(row.score)]]),
+    ...(controls.shown.value === 'scan_score' ? [] : [['scan', number(row.scan_score)]]),
+    ...('norm' in row ? [['gradient norm', number(row.norm, 3, '')]] : []),
+    ...(scores.length > FEW ? [] : scores),
   ];
   return make('div', {class: 'foot'},
     span('scale', `-${most}`, make('i'), `+${most} nats a token`),
-    ...facts.map(([name, value]) => span(null, name, ' ', make('b', null, value))));
+    ...facts.map(([name, value]) => span(null, name, ' ', make('b', null, value))),
+    ...(scores.length > FEW && isCurrent ? [answersTable(row)] : []));
 }
