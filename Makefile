@@ -1,6 +1,7 @@
 # make quickstart   which training sequences made this model say that? (README)
 # make test         the whole suite
 # make lint         format and lint, changes nothing
+# make docs         the documentation as a site, in site/; warnings are errors
 # make bench        times against kronfluence: results/benchmark.json and .png
 # make figures      every ladder and study, the table of the paper's claims: many
 #                   hours, said before it starts; the same command goes on
@@ -14,7 +15,7 @@ RUN = .venv/bin/python
 # madvise or always, training steps on a CPU take about half the time.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: quickstart test lint bench figures validate
+.PHONY: quickstart test lint docs bench figures validate
 
 quickstart: .venv/installed
 	$(RUN) -m experiments.quickstart --config=configs/quickstart.py \
@@ -26,6 +27,10 @@ test: .venv/installed
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+docs: .venv/installed
+	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[test,docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: .venv/installed
 	.venv/bin/pip install --quiet --disable-pip-version-check -e '.[test,bench]'

@@ -72,11 +72,12 @@ def load(
     seed: of everything generated.
     num_leads: how many leads.
     spread_leads: they are evenly spread over all topics, not the first.
-    copies, passages_per_k: how often a passage is planted, and for each number
-      how many passages.
-    num_offices, documents_per_office: facts, half of them forward and half
-      backward, and paraphrases of each.
-    num_lookups, documents_per_lookup: facts, and paraphrases of each.
+    copies: how often a passage is planted.
+    passages_per_k: for each number of copies how many passages.
+    num_offices: facts, half of them forward and half backward.
+    documents_per_office: paraphrases of each.
+    num_lookups: facts.
+    documents_per_lookup: paraphrases of each.
     num_sums: documents of sums and of differences, a problem each.
     share_held_out: of the 100 pairs of operands, those that no document has.
 

@@ -121,8 +121,8 @@ def by_batches(
   Args:
     step: (data, b_K, state, s) -> the next state, norms [K] of its x.
     x_of: state -> x_K.
-    name, settings: for the message of `Diverged`, which says to lower the first
-      of the settings.
+    name: for the message of `Diverged`.
+    **settings: for the same, which says to lower the first of them.
   """
   known = ', '.join(f'{key} {x:g}' for key, x in settings.items())
   first = next(iter(settings))
