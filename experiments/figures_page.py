@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from experiments import claims, figures_found
-from influence_jax.report import figures, html
+from influence_jax.report import figures, templates
 
 _MOST_BYTES = 10**6  # of a figure that is shown
 _ORIGIN = 'command', 'commit', 'device'  # None where a result lacks them
@@ -69,6 +69,6 @@ def _described(one, place: str, properties: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _environment() -> jinja2.Environment:
-  environment = html.environment()
+  environment = templates.environment()
   environment.filters |= {'value': claims.value, 'bound': claims.bound}
   return environment

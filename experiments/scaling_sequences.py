@@ -13,7 +13,7 @@ from typing import Any
 
 from experiments import corpus, scaling_tops, scored
 from influence_jax.data import tokenizer as tokenizer_lib
-from influence_jax.report import files, html, records
+from influence_jax.report import files, records, templates
 
 _TEMPLATE = """\
 <!doctype html>
@@ -142,7 +142,7 @@ def render(names: Sequence[str], queries: Sequence[dict[str, Any]]) -> str:
       cells, one a column: dicts of score, title, topic, overlap, similarity,
       sequence and pieces, [(text, whether the query has it)].
   """
-  template = html.environment().from_string(_TEMPLATE)
+  template = templates.environment().from_string(_TEMPLATE)
   return template.render(names=names, queries=queries)
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from influence_jax.report import figures
+from influence_jax.report import figures, templates
 from influence_jax.report import html as html_report
 
 QUERY = dict(id='water', prompt='Water is', completion=' wet.', loss=2.5)
@@ -122,7 +122,7 @@ class HtmlTest(parameterized.TestCase):
     (style,) = _page().of('style')
     for bound in (1.0, 1e7):
       for score in np.linspace(-bound, bound, 101):
-        name = html_report.shade(score, bound)
+        name = templates.shade(score, bound)
         if name:
           self.assertIn(f'.{name} {{ background', style['text'])
 
@@ -135,7 +135,7 @@ class HtmlTest(parameterized.TestCase):
     (0.01, 1.0, ''),
   )
   def test_shade_at_the_extremes(self, score, bound, expected):
-    self.assertEqual(html_report.shade(score, bound), expected)
+    self.assertEqual(templates.shade(score, bound), expected)
 
   def test_layer_strip_names_each_layer_and_its_score(self):
     page = _page(rows=[_row()])

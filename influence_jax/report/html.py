@@ -9,14 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-import markupsafe
 from matplotlib import figure
 
 from influence_jax.report import figures as report_figures
-from influence_jax.report import files, records
-
-_NUM_SHADES = 10  # of each colour; the style sheet has as many
+from influence_jax.report import files, records, templates
 
 
 def write(
@@ -53,38 +49,12 @@ def render(
   groups = records.group(rows)
   sections = [_section(query, groups, layer_names) for query in queries]
   images = [_image(caption, fig) for caption, fig in figures.items()]
-  template = environment().get_template('report.html.j2')
+  template = templates.environment().get_template('report.html.j2')
   return template.render(
-    sections=sections, images=images, summary=summary, num_shades=_NUM_SHADES
-  )
-
-
-def shade(score: float, bound: float) -> str:
-  """Style class of a score between -bound and bound: 'n10' to 'p10', or ''."""
-  level = round(score / bound * _NUM_SHADES) if bound else 0
-  return f'p{level}' if level > 0 else f'n{-level}' if level < 0 else ''
-
-
-def environment() -> jinja2.Environment:
-  """For templates beside this file, or of strings: all is escaped."""
-  made = jinja2.Environment(
-    loader=jinja2.PackageLoader('influence_jax.report', '.'),
-    autoescape=True,
-    finalize=_spelt_out,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  made.filters['number'] = records.number
-  return made
-
-
-def _spelt_out(value: Any) -> Any:
-  """What jinja2 is about to escape, without unseen characters."""
-  if isinstance(value, markupsafe.Markup):  # the template's own, done already
-    return value
-  return records.plain(
-    f'{value:.6g}' if isinstance(value, float) else str(value)
+    sections=sections,
+    images=images,
+    summary=summary,
+    num_shades=templates.NUM_SHADES,
   )
 
 
@@ -113,7 +83,7 @@ def _cells(texts, scores) -> list[tuple[str, str, str]]:
   """(text, score in words, its shade) each, the largest in full colour."""
   bound = max(map(abs, scores), default=0.0)
   return [
-    (text, records.number(score), shade(score, bound))
+    (text, records.number(score), templates.shade(score, bound))
     for text, score in zip(texts, scores, strict=True)
   ]
 

@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from influence_jax.report import html, records, server_address
+from influence_jax.report import records, server_address, templates
 
 _EXCERPT = 300  # characters of a text in a list
 _HOSTS = ['127.0.0.1', 'localhost']
@@ -100,7 +100,7 @@ def app(
   )
   made.state.store = store
   made.state.links = {'/': 'Queries', **(links or {})}
-  made.state.environment = html.environment()
+  made.state.environment = templates.environment()
   made.state.environment.filters['address'] = server_address.write
   return _guarded(made)
 
@@ -206,7 +206,7 @@ def cells(texts, scores) -> list[tuple[str, str, str]]:
   if scores is None:
     return [(text, '', '') for text in texts]
   bound = max(map(abs, scores), default=0.0)
-  shades = [html.shade(score, bound) for score in scores]
+  shades = [templates.shade(score, bound) for score in scores]
   return [
     (text, records.number(score), f'{shade[0]} s{shade[1:]}' if shade else '')
     for text, score, shade in zip(texts, scores, shades, strict=True)

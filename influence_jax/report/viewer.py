@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import markupsafe
 
-from influence_jax.report import files, html, records, viewer_distribution
+from influence_jax.report import files, records, templates, viewer_distribution
 
 _SCRIPTS = tuple(
   f'viewer{part}.js'
@@ -98,7 +98,7 @@ def render(
 ) -> str:
   """The page as text; arguments as in `write`, errors of `records.check`."""
   records.check(queries, rows, layer_names)
-  environment = html.environment()
+  environment = templates.environment()
   script = ''.join(_source(environment, name) for name in _SCRIPTS)
   style = _source(environment, 'viewer.css')
   found = data(title, queries, rows, layer_names, answers, tables, token_parts)
