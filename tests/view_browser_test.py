@@ -14,7 +14,7 @@ from axe_playwright_python import sync_playwright as axe
 from ml_collections import ConfigDict
 from playwright import sync_api
 
-from experiments import token_parts_table, view
+from experiments import token_parts_table, view_page
 from influence_jax.report import records
 
 _CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -57,9 +57,9 @@ class BrowserTest(parameterized.TestCase):
     plain = pathlib.Path(root) / 'plain'
     shutil.copytree(workdir, plain)
     (plain / 'scores' / token_parts_table.NAME).unlink()
-    view.run(config, plain, others=[str(workdir)])
+    view_page.write(config, plain, others=[str(workdir)])
     cls.plain = (plain / 'view.html').as_uri()
-    view.run(config, workdir)
+    view_page.write(config, workdir)
     cls.address = (workdir / 'view.html').as_uri()
     driver = cls.enterClassContext(sync_api.sync_playwright())
     cls.browser = driver.chromium.launch(

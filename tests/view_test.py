@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 from tiny import scores as tiny_scores
 
-from experiments import token_parts_table, top_table, view, view_answers
+from experiments import token_parts_table, top_table, view_answers, view_page
 from influence_jax import score_store, store, types
 from influence_jax.data import batches, sequences
 from influence_jax.report import records, viewer, viewer_distribution
@@ -149,7 +149,7 @@ class ViewTest(absltest.TestCase):
     cls.workdir = pathlib.Path(root)
     cls.scores, cls.rows = write(cls.workdir)
     cls.config = ConfigDict({'score': {'folder': 'scores'}})
-    view.run(cls.config, cls.workdir)
+    view_page.write(cls.config, cls.workdir)
     cls.text = (cls.workdir / 'view.html').read_text()
     cls.page = Page(cls.text)
     cls.data = cls.page.data()
@@ -370,7 +370,7 @@ class ViewTest(absltest.TestCase):
   def test_where_nothing_was_scored_it_says_what_to_run(self):
     empty = self.enterContext(tempfile.TemporaryDirectory())
     with self.assertRaisesRegex(ValueError, 'no top seq.*experiments.score'):
-      view.run(self.config, empty)
+      view_page.write(self.config, empty)
 
   def test_without_scores_of_all_sequences_it_says_why(self):
     copy = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
