@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 
+import accessibility
 import interactive_test
 import uvicorn
 from absl.testing import absltest
@@ -86,8 +87,10 @@ class BrowserTest(absltest.TestCase):
     self.ask('<i>the</i>\ncat', ' sat <b>on')
     self.page.wait_for_selector('text=choosing candidates')
     self.assertTrue(self.page.is_visible('progress'))
+    self.assertEqual(accessibility.serious(self.page), [])
     event.set()
     self.page.wait_for_selector('#seconds')
+    self.assertEqual(accessibility.serious(self.page), [])
     self.assertFalse(self.page.is_visible('progress'))
     shown = self.page.text_content('.whole')
     self.assertEqual(shown, '<i>the</i>\ncat sat <b>on')
@@ -127,6 +130,7 @@ class BrowserTest(absltest.TestCase):
     self.ask('cat ' * 100, ' sat')
     error = self.page.text_content('#error')
     self.assertIn('shorten the prompt', error)
+    self.assertEqual(accessibility.serious(self.page), [])
     self.assertEqual(self.page.input_value('[name=prompt]'), 'cat ' * 100)
     self.wrong = [x for x in self.wrong if '400 (Bad Request)' not in x]
 

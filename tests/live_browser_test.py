@@ -10,6 +10,7 @@ import threading
 import time
 from unittest import mock
 
+import accessibility
 import live_test
 import numpy as np
 import uvicorn
@@ -102,6 +103,18 @@ class BrowserTest(parameterized.TestCase):
     self.assertEqual(self.page.text_content('h1'), 'of <run>')
     wide = 'document.documentElement.scrollWidth'
     self.assertLessEqual(self.page.evaluate(wide), 1200)
+
+  @parameterized.parameters('light', 'dark')
+  def test_axe_finds_nothing_serious(self, scheme):
+    self.page.emulate_media(color_scheme=scheme)
+    self.assertEqual(accessibility.serious(self.page), [])
+    self.open_query(_FIRST)
+    self.assertEqual(accessibility.serious(self.page), [])
+    self.choose('source', 'top, with scores by token')
+    self.assertEqual(accessibility.serious(self.page), [])
+    self.page.click('.card .title a >> nth=0')
+    self.page.wait_for_url('**/sequence?*')
+    self.assertEqual(accessibility.serious(self.page), [])
 
   def test_pages_are_turned_by_links_keys_and_number(self):
     scores_N = self.scores[0, 1]
