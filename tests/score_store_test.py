@@ -116,6 +116,13 @@ class ScoreStoreTest(parameterized.TestCase):
     store.put(0, _scores()[:, :10])
     with self.assertRaisesRegex(ValueError, r'3 of 5 .*range\(10, 15\)'):
       store.read()
+    with self.assertRaisesRegex(ValueError, 'sequence 10 and 11 others are mis'):
+      store.row(1)
+
+  def test_a_row_is_one_query_of_all_sequences(self):
+    store, _ = self.written()
+    for k, scores_N in enumerate(_scores()):
+      np.testing.assert_array_equal(store.row(k), scores_N)
 
   @parameterized.parameters(
     {'num_queries': 4}, {'num_sequences': 23}, {'chunk': 11}
