@@ -11,13 +11,13 @@ parameter. Texts of matrix and candidates are in texts.parquet, which the first
 start writes (live_texts.py).
 """
 
-import ctypes
 import dataclasses
 import functools
 import glob
 import os
 import pathlib
 import socket
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +39,6 @@ from influence_jax.report import server, server_address
 _DUCKDB = {
   'memory_limit': '64MB',
   'threads': 2,
-  'temp_directory': '',  # nothing is written
   'autoinstall_known_extensions': False,
   'autoload_known_extensions': False,
   'python_enable_replacements': False,
@@ -88,15 +87,6 @@ def bound(
   return settings, own, f'http://127.0.0.1:{own.getsockname()[1]}/'
 
 
-def _give_back() -> None:
-  """What threads have freed, to the system, where the C library is glibc.
-
-  Each keeps its own: of searches in a million rows some 150 MB.
-  """
-  if trim := getattr(ctypes.CDLL(None), 'malloc_trim', None):
-    trim(0)
-
-
 class Store:
   """As server.Store; threads may share one."""
 
@@ -106,7 +96,10 @@ class Store:
     folder = workdir / config.score.folder
     self.title = workdir.resolve().name
     self.sources, self.answers = {}, []
-    self._sql = duckdb.connect(config=_DUCKDB)
+    self._spill = tempfile.TemporaryDirectory()  # of what does not fit
+    self._sql = duckdb.connect(
+      config={**_DUCKDB, 'temp_directory': self._spill.name}
+    )
     self._sequences, self._layers = None, []
     if (workdir / 'sequences').exists():
       self._open_texts(config, workdir)
@@ -123,7 +116,7 @@ class Store:
     self.queries = {query['id']: {'labels': {}, **query} for query in queries}
     self.topics = functools.cache(self._topics)
     self._scores = functools.lru_cache(2)(self._read_scores)
-    self._found = functools.lru_cache(3)(self._find)
+    self._found = functools.lru_cache(2)(self._find)
 
   def count(self, wanted: server_address.Wanted) -> int:
     return len(self._found(wanted)['sequence'])
@@ -246,15 +239,12 @@ class Store:
       conditions += ['query_id = $query', 'kind = $sign']
       values |= {'query': wanted.query, 'sign': wanted.sign}
     joined = '' if source == 'top' else 'JOIN texts USING (sequence)'
-    found = cursor.execute(
+    return cursor.execute(
       f'SELECT sequence, rank, score FROM {source} {joined} '
       f'WHERE {" AND ".join(conditions) or "true"} '
       f'ORDER BY {_ORDERS[wanted.sort]}',
       values,
     ).fetchnumpy()
-    cursor.close()
-    _give_back()
-    return found
 
   def _by_rank(self, wanted) -> dict[str, np.ndarray]:
     scores_N = self._scores(wanted.answer, wanted.query)

@@ -2,8 +2,10 @@
 
 import html.parser
 import logging
+import os
 import pathlib
 import re
+import sys
 import tempfile
 from unittest import mock
 
@@ -15,7 +17,7 @@ from starlette import testclient
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from experiments import live, live_texts, top_table
+from experiments import live, live_texts, top_table, view
 from influence_jax import store
 from influence_jax.data import sequences as sequences_lib
 from influence_jax.data import tokenizer as tokenizer_lib
@@ -443,6 +445,22 @@ class OpenTest(absltest.TestCase):
     store.write_json(path, {**manifest, 'data': 'another'})
     with self.assertRaisesRegex(ValueError, 'the scores in'):
       live.Store(CONFIG, self.workdir)
+
+
+class StartTest(absltest.TestCase):
+  def test_a_server_starts_again_with_one_arena_and_only_once(self):
+    with (
+      mock.patch.dict(os.environ, clear=True),
+      mock.patch.object(os, 'execv') as execv,
+      mock.patch.object(sys, 'orig_argv', ['python', '-m', 'x', '--serve']),
+    ):
+      view.start_lean()
+      execv.assert_called_once_with(
+        sys.executable, [sys.executable, '-m', 'x', '--serve']
+      )
+      self.assertEqual(os.environ['MALLOC_ARENA_MAX'], '1')
+      view.start_lean()
+      execv.assert_called_once()
 
 
 if __name__ == '__main__':
