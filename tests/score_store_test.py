@@ -117,7 +117,7 @@ class ScoreStoreTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, r'3 of 5 .*range\(10, 15\)'):
       store.read()
     with self.assertRaisesRegex(
-      ValueError, 'sequence 10 and 11 others are mis'
+      ValueError, 'sequence 10 and 11 others'
     ):
       store.row(1)
 
