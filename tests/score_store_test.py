@@ -116,9 +116,7 @@ class ScoreStoreTest(parameterized.TestCase):
     store.put(0, _scores()[:, :10])
     with self.assertRaisesRegex(ValueError, r'3 of 5 .*range\(10, 15\)'):
       store.read()
-    with self.assertRaisesRegex(
-      ValueError, 'sequence 10 and 11 others'
-    ):
+    with self.assertRaisesRegex(ValueError, 'sequence 10 and 11 others'):
       store.row(1)
 
   def test_a_row_is_one_query_of_all_sequences(self):
