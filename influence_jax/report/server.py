@@ -271,7 +271,8 @@ def _guarded(inner: Callable) -> Callable:
     if scope['type'] == 'http' and scope['method'] not in ('GET', 'HEAD'):
       given = datastructures.Headers(scope=scope)
       own = f'http://{given.get("host")}'
-      if given.get('origin', own) != own:
+      site = given.get('sec-fetch-site', 'none')
+      if given.get('origin', own) != own or site not in ('same-origin', 'none'):
         answer = Response('This came from the page of another site.\n', 403)
     await answer(scope, receive, send_with_headers)
 
