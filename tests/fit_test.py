@@ -8,7 +8,15 @@ import numpy as np
 import testing
 from absl.testing import absltest, parameterized
 
-from influence_jax import curvature, fit, fit_step, losses, models, types
+from influence_jax import (
+  curvature,
+  fit,
+  fit_step,
+  losses,
+  models,
+  sharding,
+  types,
+)
 
 _STEPS = testing.steps_made_once()
 
@@ -251,6 +259,23 @@ class CountsTest(absltest.TestCase):
     batches = [x._replace(mask=0 * x.mask) for x in _batches(2)]
     with self.assertRaisesRegex(ValueError, 'every row is masked'):
       _fit('kfac', batches)
+
+
+class LossTest(parameterized.TestCase):
+  @parameterized.parameters(((1, 1),), ((4, 1),), ((2, 2),))
+  def test_the_bar_shows_nats_a_position_of_the_whole_batch(self, shape):
+    (model, params), mesh = _regression(), sharding.make_mesh(*shape)
+    batch = _batches(1)[0]._replace(mask=np.arange(8) % 3 > 0)
+    made = curvature.make('kfac')
+    state = fit.start(made, model.layers, shape[0])
+    step = fit_step.make(model, made.stages[0], mesh, 'data')
+    _, _, (_, nats) = step(
+      params, state.factors, jax.random.key(0),
+      sharding.shard_batch(mesh, batch), state.counts, state.sums,
+    )  # fmt: skip
+    outputs = model.apply_fn(params, batch.inputs)
+    loss_B = model.loss.per_sequence(outputs, batch.targets, batch.mask)
+    self.assertAlmostEqual(float(nats), float(loss_B.sum()) / 5, places=12)
 
 
 class ArgumentsTest(absltest.TestCase):
